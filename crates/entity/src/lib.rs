@@ -1,0 +1,1 @@
+//! One runtime for every kind of actor.

@@ -1,0 +1,1 @@
+//! The HTTP edge: route table, endpoint adapter, credentials, errors, limits.

@@ -1,0 +1,1 @@
+//! Roles, backends, lifecycle, configuration.

@@ -1,0 +1,1 @@
+//! Push rules and their evaluation.

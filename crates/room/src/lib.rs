@@ -1,0 +1,1 @@
+//! Room rules, pure, no I/O.

@@ -1,0 +1,1 @@
+//! The room actor and the projections of its log.

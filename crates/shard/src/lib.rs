@@ -1,0 +1,1 @@
+//! Entity to shard to owner, a pure function of a membership view.

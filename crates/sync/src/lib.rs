@@ -1,0 +1,1 @@
+//! Streams, waiters, recent-events cache, tokens and /sync.

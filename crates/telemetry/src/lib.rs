@@ -1,0 +1,1 @@
+//! Tracing, OpenTelemetry, metrics, named task spawn.

@@ -1,0 +1,1 @@
+//! Cluster sandbox, faults, a Matrix test client.

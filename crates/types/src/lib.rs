@@ -1,0 +1,1 @@
+//! Positions, tokens, shard, node and epoch ids, limits, clock and entropy.
