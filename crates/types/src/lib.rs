@@ -1,1 +1,20 @@
-//! Positions, tokens, shard, node and epoch ids, limits, clock and entropy.
+//! The words that every other crate shares: entities and shards, positions and epochs, `/sync` tokens, error classes,
+//! limits, and time and randomness as parameters.
+//!
+//! This crate holds no behaviour of its own beyond parsing and printing these words. A type moves here only when two
+//! crates need it.
+
+mod clock;
+mod entity;
+mod fault;
+pub mod limits;
+mod position;
+mod token;
+
+pub use self::{
+    clock::{Clock, Entropy, SystemClock, SystemEntropy},
+    entity::{EntityHash, EntityId, EntityKind},
+    fault::{ErrorClass, Fault},
+    position::{Epoch, NodeId, Position, ShardId},
+    token::{SyncToken, TokenError},
+};

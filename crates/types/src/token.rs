@@ -1,0 +1,190 @@
+//! The token that `/sync` hands to clients.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::{EntityHash, EntityId, Position, limits::TOKEN_EXCEPTIONS_MAX};
+
+/// One position `T`, plus the few entities already delivered beyond it.
+///
+/// `T` is the lowest closed position over the shards of the user's entities: nothing at or below it can still appear.
+/// The lower bound of what an entity still has to deliver is its exception, or `T`. Nothing about a token is stored;
+/// any sync worker serves any token, and the same token asked twice gives the same events.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncToken {
+    base: Position,
+    exceptions: BTreeMap<EntityHash, Position>,
+}
+
+/// Why a string is not a token of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// The form is wrong: another server's token, or a cut one.
+    #[error("the token was not made by this server")]
+    Malformed,
+}
+
+/// The first character tells the version, so that later releases may change the form and still read this one.
+const VERSION_1: char = 's';
+
+impl SyncToken {
+    /// A token that says: everything up to `base` was delivered.
+    pub fn new(base: Position) -> Self {
+        Self { base, exceptions: BTreeMap::new() }
+    }
+
+    /// The position up to which every entity was delivered.
+    pub fn base(&self) -> Position {
+        self.base
+    }
+
+    /// Notes that `entity` was delivered up to `position`; nothing is kept unless that is beyond the base.
+    pub fn deliver(&mut self, entity: &EntityId, position: Position) {
+        self.deliver_hash(entity.hash64(), position);
+    }
+
+    /// As [`Self::deliver`], by hash.
+    pub fn deliver_hash(&mut self, entity: EntityHash, position: Position) {
+        if position > self.base {
+            let known = self.exceptions.entry(entity).or_insert(position);
+            *known = position.max(*known);
+        }
+    }
+
+    /// The position up to which `entity` was delivered.
+    pub fn lower_bound(&self, entity: &EntityId) -> Position {
+        self.lower_bound_hash(entity.hash64())
+    }
+
+    /// As [`Self::lower_bound`], by hash.
+    pub fn lower_bound_hash(&self, entity: EntityHash) -> Position {
+        self.exceptions.get(&entity).copied().unwrap_or(self.base)
+    }
+
+    /// The entities delivered beyond the base.
+    pub fn exceptions(&self) -> impl Iterator<Item = (EntityHash, Position)> + '_ {
+        self.exceptions.iter().map(|(entity, position)| (*entity, *position))
+    }
+
+    /// How many exceptions there are.
+    pub fn exceptions_len(&self) -> usize {
+        self.exceptions.len()
+    }
+
+    /// The highest position delivered for any entity.
+    pub fn highest(&self) -> Position {
+        self.exceptions.values().copied().max().unwrap_or_default().max(self.base)
+    }
+
+    /// Raises the base, dropping the exceptions that it now covers. A lower base is ignored: tokens are monotone.
+    pub fn raise(&mut self, base: Position) {
+        if base > self.base {
+            self.base = base;
+            self.exceptions.retain(|_, position| *position > base);
+        }
+    }
+}
+
+impl fmt::Display for SyncToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = Vec::with_capacity(10 + self.exceptions.len() * 12);
+        put_varint(&mut bytes, self.base.0);
+        for (entity, position) in &self.exceptions {
+            bytes.extend_from_slice(&entity.0.to_be_bytes());
+            put_varint(&mut bytes, position.0 - self.base.0);
+        }
+        write!(f, "{VERSION_1}{}", URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+impl FromStr for SyncToken {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let body = text.strip_prefix(VERSION_1).ok_or(TokenError::Malformed)?;
+        let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Malformed)?;
+        let mut rest = bytes.as_slice();
+        let base = take_varint(&mut rest)?;
+        let mut exceptions = BTreeMap::new();
+        while !rest.is_empty() {
+            let (hash, tail) = rest.split_first_chunk::<8>().ok_or(TokenError::Malformed)?;
+            rest = tail;
+            let beyond = take_varint(&mut rest)?;
+            let position = base.checked_add(beyond).filter(|_| beyond > 0).ok_or(TokenError::Malformed)?;
+            exceptions.insert(EntityHash(u64::from_be_bytes(*hash)), Position(position));
+            if exceptions.len() > TOKEN_EXCEPTIONS_MAX {
+                return Err(TokenError::Malformed);
+            }
+        }
+        Ok(Self { base: Position(base), exceptions })
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn take_varint(rest: &mut &[u8]) -> Result<u64, TokenError> {
+    let mut value = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, tail) = rest.split_first().ok_or(TokenError::Malformed)?;
+        *rest = tail;
+        let bits = u64::from(byte & 0x7f);
+        if shift == 63 && bits > 1 {
+            return Err(TokenError::Malformed);
+        }
+        value |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(TokenError::Malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn token_round_trips(base in any::<u32>(), entities in proptest::collection::btree_map(any::<u64>(), 1_u64..1_000_000, 0..50)) {
+            let mut token = SyncToken::new(Position(u64::from(base) << 20));
+            for (hash, beyond) in entities {
+                token.deliver_hash(EntityHash(hash), Position((u64::from(base) << 20) + beyond));
+            }
+            prop_assert_eq!(token.to_string().parse::<SyncToken>(), Ok(token));
+        }
+
+        #[test]
+        fn forged_tokens_never_panic(text in ".{0,200}") {
+            let _ = text.parse::<SyncToken>();
+            let _ = format!("s{text}").parse::<SyncToken>();
+        }
+    }
+
+    #[test]
+    fn raising_the_base_drops_only_what_it_covers() {
+        let mut token = SyncToken::new(Position(10));
+        token.deliver_hash(EntityHash(1), Position(15));
+        token.deliver_hash(EntityHash(2), Position(25));
+        token.deliver_hash(EntityHash(3), Position(9));
+        token.raise(Position(20));
+        assert_eq!(token.exceptions().collect::<Vec<_>>(), [(EntityHash(2), Position(25))]);
+        assert_eq!(token.lower_bound_hash(EntityHash(1)), Position(20));
+        token.raise(Position(5));
+        assert_eq!(token.base(), Position(20));
+    }
+
+    #[test]
+    fn an_idle_account_has_a_token_of_one_number() {
+        let token = SyncToken::new(Position(1_790_000_000_000_000));
+        assert!(token.to_string().len() <= 16, "{token}");
+    }
+}
