@@ -1,0 +1,126 @@
+//! The bus of a process that is alone.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofactor_types::Clock;
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+
+use crate::{Bus, BusError, Delivery, Heartbeat, Record, Shared, Subscription};
+
+/// Deliveries that may wait for a slow subscriber before it is told of a gap instead.
+const WAITING_MAX: usize = 8_192;
+
+/// Shared facts kept at once; the oldest go first.
+const SHARED_MAX: usize = 100_000;
+
+/// An in-process bus. Clones are the same bus.
+#[derive(Clone)]
+pub struct LocalBus {
+    sender: broadcast::Sender<Delivery>,
+}
+
+impl fmt::Debug for LocalBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalBus").field("subscribers", &self.sender.receiver_count()).finish()
+    }
+}
+
+impl Default for LocalBus {
+    fn default() -> Self {
+        Self { sender: broadcast::channel(WAITING_MAX).0 }
+    }
+}
+
+impl LocalBus {
+    fn send(&self, delivery: Delivery) {
+        // An error says that nobody listens, which is no news for the speaker.
+        let _ = self.sender.send(delivery);
+    }
+}
+
+impl Bus for LocalBus {
+    fn publish(&self, record: Record) {
+        self.send(Delivery::Record(Arc::new(record)));
+    }
+
+    fn heartbeat(&self, heartbeat: Heartbeat) {
+        self.send(Delivery::Heartbeat(Arc::new(heartbeat)));
+    }
+
+    fn subscribe(&self) -> Box<dyn Subscription> {
+        Box::new(LocalSubscription(self.sender.subscribe()))
+    }
+}
+
+struct LocalSubscription(broadcast::Receiver<Delivery>);
+
+#[async_trait]
+impl Subscription for LocalSubscription {
+    async fn next(&mut self) -> Option<Delivery> {
+        match self.0.recv().await {
+            Ok(delivery) => Some(delivery),
+            Err(RecvError::Lagged(_)) => Some(Delivery::Gap),
+            Err(RecvError::Closed) => None,
+        }
+    }
+
+    fn try_next(&mut self) -> Option<Delivery> {
+        match self.0.try_recv() {
+            Ok(delivery) => Some(delivery),
+            Err(TryRecvError::Lagged(_)) => Some(Delivery::Gap),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+        }
+    }
+}
+
+/// Shared facts in this process's memory. Clones share them.
+#[derive(Clone, Debug)]
+pub struct LocalShared {
+    clock: Arc<dyn Clock>,
+    facts: Arc<Mutex<BTreeMap<String, (u64, Bytes)>>>,
+}
+
+impl LocalShared {
+    /// No facts yet; their time runs by `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, facts: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (u64, Bytes)>> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Shared for LocalShared {
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, BusError> {
+        let now_us = self.clock.now_us();
+        Ok(self.lock().get(key).filter(|(end_us, _)| *end_us > now_us).map(|(_, value)| value.clone()))
+    }
+
+    async fn put(&self, key: &str, value: Bytes, life: Duration) -> Result<(), BusError> {
+        let now_us = self.clock.now_us();
+        let end_us = now_us.saturating_add(u64::try_from(life.as_micros()).unwrap_or(u64::MAX));
+        let mut facts = self.lock();
+        if facts.len() >= SHARED_MAX {
+            facts.retain(|_, (end_us, _)| *end_us > now_us);
+        }
+        if facts.len() >= SHARED_MAX {
+            return Err(BusError("too many shared facts".into()));
+        }
+        facts.insert(key.to_owned(), (end_us, value));
+        Ok(())
+    }
+
+    async fn take(&self, key: &str) -> Result<Option<Bytes>, BusError> {
+        let now_us = self.clock.now_us();
+        Ok(self.lock().remove(key).filter(|(end_us, _)| *end_us > now_us).map(|(_, value)| value))
+    }
+}

@@ -1,0 +1,97 @@
+//! The contracts.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofactor_types::{EntityId, Epoch, Fault, NodeId, Position, ShardId};
+use serde::{Deserialize, Serialize};
+
+/// Something happened to an entity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The shard of the entity.
+    pub shard: ShardId,
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// Counts the records of this shard and epoch, from 1, without holes.
+    pub seq: u64,
+    /// The entity.
+    pub entity: EntityId,
+    /// Where the record stands in the entity's log; for ephemera, where it would stand.
+    pub position: Position,
+    /// The class of the record, as in the log.
+    pub class: u64,
+    /// What readers need at once, a MessagePack record of `wire`.
+    pub payload: Bytes,
+}
+
+/// What the owner of shards says every [`cofactor_types::limits::HEARTBEAT_MS`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The speaker.
+    pub node: NodeId,
+    /// The closed position of all its shards: it will never again make visible a record at or below it.
+    pub closed: Position,
+    /// The last sequence number of each shard that had a record since the last heartbeats, or all of them now and then.
+    pub shards: Vec<(ShardId, Epoch, u64)>,
+}
+
+/// What a subscriber hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// A record.
+    Record(Arc<Record>),
+    /// A heartbeat.
+    Heartbeat(Arc<Heartbeat>),
+    /// Something was missed; which, nobody knows.
+    Gap,
+}
+
+/// The bus cannot be reached. What was to be said is not said; nobody may depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the bus is unavailable: {0}")]
+pub struct BusError(pub String);
+
+impl From<BusError> for Fault {
+    fn from(error: BusError) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
+
+/// A subscriber's end. Dropping it ends the subscription.
+#[async_trait]
+pub trait Subscription: Send {
+    /// The next delivery. Deliveries of one publisher come in the order in which it spoke. `None`: the bus is closed.
+    async fn next(&mut self) -> Option<Delivery>;
+
+    /// The next delivery if one is waiting.
+    fn try_next(&mut self) -> Option<Delivery>;
+}
+
+/// Positions and wake-ups.
+pub trait Bus: Debug + Send + Sync + 'static {
+    /// Says that something happened. Returns at once and keeps the order of calls; what cannot be said becomes a gap for
+    /// the subscribers, never an error for the speaker, who has already made it durable.
+    fn publish(&self, record: Record);
+
+    /// Says how far the speaker is.
+    fn heartbeat(&self, heartbeat: Heartbeat);
+
+    /// Hears everything from here on.
+    fn subscribe(&self) -> Box<dyn Subscription>;
+}
+
+/// Small facts that all processes share for a short while: rate limits, interactive-authentication sessions. They may
+/// be lost at any time; whoever keeps something here must do the safe thing without it.
+#[async_trait]
+pub trait Shared: Debug + Send + Sync + 'static {
+    /// The value under `key`, unless its time is over.
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, BusError>;
+
+    /// Sets the value for `life`.
+    async fn put(&self, key: &str, value: Bytes, life: Duration) -> Result<(), BusError>;
+
+    /// Forgets the value and says what it was; of several callers at once only one gets it.
+    async fn take(&self, key: &str) -> Result<Option<Bytes>, BusError>;
+}
