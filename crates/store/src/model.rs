@@ -219,7 +219,16 @@ pub fn check_append(append: &Append, spans_partitions: bool) -> StoreResult<()> 
     if !append.also.is_empty() && !spans_partitions {
         return Err(StoreError::Misuse("this store does not span partitions".into()));
     }
-    append.also.iter().try_for_each(|one| check(one.table, Some(TableKind::Plain), &one.partition, &one.clustering))
+    append.also.iter().try_for_each(check_mutation)
+}
+
+/// [`check`] for a plain write: of a plain table, or of a log, where it may touch rows of a sealed bucket only.
+///
+/// # Errors
+/// [`StoreError::Misuse`] naming the table.
+pub fn check_mutation(one: &Mutation) -> StoreResult<()> {
+    let kind = (one.table.kind != TableKind::Log).then_some(TableKind::Plain);
+    check(one.table, kind, &one.partition, &one.clustering)
 }
 
 #[async_trait]
@@ -259,7 +268,7 @@ impl Store for ModelStore {
     }
 
     async fn write(&self, batch: Vec<Mutation>, _durability: Durability) -> StoreResult<()> {
-        batch.iter().try_for_each(|one| check(one.table, Some(TableKind::Plain), &one.partition, &one.clustering))?;
+        batch.iter().try_for_each(check_mutation)?;
         self.call().await?;
         // A plain write is idempotent and repeated by its caller, so a late one would overwrite newer data: stores with
         // client timestamps keep it out, and so does this one.

@@ -91,7 +91,8 @@ pub struct Append {
 /// A plain write of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mutation {
-    /// A table of kind [`crate::TableKind::Plain`].
+    /// A table of kind [`crate::TableKind::Plain`]; or a log, but then only a row of a sealed bucket, which no append can
+    /// touch any more (redactions rewrite old events so).
     pub table: &'static Table,
     /// The partition.
     pub partition: Key,

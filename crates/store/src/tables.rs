@@ -46,8 +46,6 @@ tables! {
     10 ROOM_STATE "room_state" Plain [text("room_id")] [text("type"), text("state_key")];
     /// Where an event stands in its room's log.
     11 EVENT_POSITIONS "event_positions" Plain [text("room_id")] [text("event_id")];
-    /// The state of a room at the end of its log, in one row, for a quick activation.
-    12 ROOM_HEADS "room_heads" Plain [text("room_id")] [];
     /// Read receipts and the totals at them, the latest of each kind.
     13 RECEIPTS "receipts" Plain [text("room_id")] [text("user_id"), text("type"), text("thread_id")];
     /// Who was mentioned, for unread counts.
@@ -56,8 +54,6 @@ tables! {
     15 DIRECTORY "directory" Plain [text("list")] [text("room_id")];
     /// Room aliases; set conditionally, for an alias has no owner but the table.
     16 ALIASES "aliases" Conditional [text("alias")] [];
-    /// Children of events by relation.
-    17 RELATIONS "relations" Plain [text("room_id"), text("event_id")] [number("position")];
     /// A user's own data by kind and key: devices, keys, account data, room list, filters, profile.
     20 USER_STATE "user_state" Plain [text("user_id")] [text("kind"), text("key")];
     /// Backed-up room keys.

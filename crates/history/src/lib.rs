@@ -1,0 +1,1 @@
+//! Reads rooms as a viewer may see them.
