@@ -98,7 +98,7 @@ impl LogReader {
         if range.after >= range.up_to || range.limit == 0 {
             return Ok(rows);
         }
-        let starts = self.starts(&log.entity, range.up_to).await?;
+        let starts = self.starts(&log.entity).await?;
         let first = bucket_of(&starts, range.after.next());
         let last = bucket_of(&starts, range.up_to);
         let buckets: Vec<u64> = match range.direction {
@@ -133,10 +133,24 @@ impl LogReader {
     /// # Errors
     /// Those of [`Store::get`].
     pub async fn get(&self, log: &LogKey, position: Position) -> StoreResult<Option<Bytes>> {
-        let starts = self.starts(&log.entity, position).await?;
+        let starts = self.starts(&log.entity).await?;
         let partition = LogKey::partition(&log.entity, bucket_of(&starts, position));
         let clustering = LogKey::clustering(log.class, &log.sub, position);
         self.store.get(LogKey::table(log.entity.kind()), &partition, &clustering).await
+    }
+
+    /// The first positions of the later buckets as far as they are remembered, for the log's own writer.
+    pub fn known_starts(&self, entity: &EntityId) -> Arc<[Position]> {
+        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        starts.get(entity).cloned().unwrap_or_else(|| Arc::from([]))
+    }
+
+    /// Makes [`Self::known_starts`] complete.
+    ///
+    /// # Errors
+    /// Those of [`Store::scan`].
+    pub async fn load_starts(&self, entity: &EntityId) -> StoreResult<()> {
+        self.starts(entity).await.map(drop)
     }
 
     /// Forgets what is remembered of `entity`: its log has a new bucket.
@@ -144,9 +158,9 @@ impl LogReader {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(entity);
     }
 
-    /// The first positions of the later buckets, certainly complete up to `up_to` for logs read through this process's writer; a
-    /// reader elsewhere hears of a new bucket with the first record in it.
-    async fn starts(&self, entity: &EntityId, _up_to: Position) -> StoreResult<Arc<[Position]>> {
+    /// The first positions of the later buckets. A writer in this process keeps them complete; a reader elsewhere must
+    /// [`Self::forget`] when it hears of a new bucket.
+    async fn starts(&self, entity: &EntityId) -> StoreResult<Arc<[Position]>> {
         if let Some(known) = self.starts.lock().unwrap_or_else(PoisonError::into_inner).get(entity) {
             return Ok(Arc::clone(known));
         }

@@ -1,0 +1,558 @@
+//! The actor around an entity.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use actix::{
+    Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture, fut::ActorFutureExt,
+};
+use bytes::Bytes;
+use cofactor_store::{Durability, Key, LogKey, Mutation, Scan, StoreError, key, record, tables};
+use cofactor_types::{EntityId, Fault, Position, limits};
+use futures::future::join_all;
+use tokio::sync::oneshot;
+
+use crate::{
+    Cx, Decision, Entity, Env, OpenPosition, Planted, Read,
+    change::{Change, Fetched, RowKey},
+    entities::Slot,
+    log::{Group, Message as Outgoing, Writer},
+    publisher::Notice,
+};
+
+/// An append takes no more than about this many bytes; what waits beyond it goes into the next.
+const GROUP_BYTES_MAX: usize = 512 << 10;
+
+/// How often a message to another entity is tried before it is left to the next activation.
+const DELIVERY_TRIES_MAX: u32 = 6;
+
+/// What a caller gets back: the answer, or its command, untouched, if the actor is going away.
+pub(crate) enum Answer<E: Entity> {
+    Reply(Result<E::Reply, Fault>),
+    Returned(E::Command),
+}
+
+/// A command on its way to an actor. One that is dropped unhandled returns to its caller.
+pub(crate) struct Envelope<E: Entity> {
+    content: Option<(E::Command, oneshot::Sender<Answer<E>>)>,
+    slot: Arc<Slot>,
+}
+
+impl<E: Entity> Envelope<E> {
+    pub(crate) fn new(command: E::Command, reply: oneshot::Sender<Answer<E>>, slot: Arc<Slot>) -> Self {
+        Self { content: Some((command, reply)), slot }
+    }
+
+    fn open(mut self) -> Option<(E::Command, oneshot::Sender<Answer<E>>)> {
+        self.content.take()
+    }
+}
+
+impl<E: Entity> Drop for Envelope<E> {
+    fn drop(&mut self) {
+        self.slot.leave();
+        if let Some((command, reply)) = self.content.take() {
+            let _ = reply.send(Answer::Returned(command));
+        }
+    }
+}
+
+impl<E: Entity> Message for Envelope<E> {
+    type Result = ();
+}
+
+/// Asks the actor to finish what is under way and go.
+pub(crate) struct Drain(pub(crate) oneshot::Sender<()>);
+
+impl Message for Drain {
+    type Result = ();
+}
+
+type Waiter<E> = (oneshot::Sender<Answer<E>>, Result<<E as Entity>::Reply, Fault>);
+
+/// Changes that wait for their append, and those who wait for them.
+struct Batch<E: Entity> {
+    changes: Vec<Change>,
+    bytes: usize,
+    waiters: Vec<Waiter<E>>,
+}
+
+impl<E: Entity> Default for Batch<E> {
+    fn default() -> Self {
+        Self { changes: Vec::new(), bytes: 0, waiters: Vec::new() }
+    }
+}
+
+enum Phase<E: Entity> {
+    Loading(VecDeque<Envelope<E>>),
+    Ready(Box<Ready<E>>),
+    Stopping,
+}
+
+struct Ready<E: Entity> {
+    state: E,
+    /// `None` while an append is under way.
+    writer: Option<Writer>,
+    batches: VecDeque<Batch<E>>,
+    /// Effects that are decided but perhaps not yet readable.
+    overlay: HashMap<RowKey, Option<Bytes>>,
+    fetches: usize,
+    deliveries: usize,
+}
+
+/// The one live instance of an entity on this node.
+pub(crate) struct EntityActor<E: Entity> {
+    env: Env,
+    config: E::Config,
+    id: EntityId,
+    slot: Arc<Slot>,
+    phase: Phase<E>,
+    used: bool,
+    timer: Option<SpawnHandle>,
+    drains: Vec<oneshot::Sender<()>>,
+}
+
+impl<E: Entity> EntityActor<E> {
+    pub(crate) fn new(env: Env, config: E::Config, id: EntityId, slot: Arc<Slot>) -> Self {
+        let phase = Phase::Loading(VecDeque::new());
+        Self { env, config, id, slot, phase, used: true, timer: None, drains: Vec::new() }
+    }
+
+    fn loaded(&mut self, outcome: Result<(E, Writer, Vec<(Key, Outgoing)>), Fault>, ctx: &mut Context<Self>) {
+        let Phase::Loading(waiting) = &mut self.phase else { return };
+        let waiting = std::mem::take(waiting);
+        match outcome {
+            Ok((state, writer, unsent)) => {
+                self.phase = Phase::Ready(Box::new(Ready {
+                    state,
+                    writer: Some(writer),
+                    batches: VecDeque::new(),
+                    overlay: HashMap::new(),
+                    fetches: 0,
+                    deliveries: 0,
+                }));
+                if !unsent.is_empty() {
+                    self.send(unsent, Vec::new(), ctx);
+                }
+                for envelope in waiting {
+                    self.handle_envelope(envelope, ctx);
+                }
+                self.drained(ctx);
+            }
+            Err(fault) => {
+                tracing::warn!(entity = ?self.id, error = %fault, "an entity cannot be activated");
+                self.phase = Phase::Stopping;
+                for (_, reply) in waiting.into_iter().filter_map(Envelope::open) {
+                    let _ = reply.send(Answer::Reply(Err(fault.clone())));
+                }
+                self.stop(ctx);
+            }
+        }
+    }
+
+    fn handle_envelope(&mut self, envelope: Envelope<E>, ctx: &mut Context<Self>) {
+        self.used = true;
+        match &mut self.phase {
+            Phase::Loading(waiting) => waiting.push_back(envelope),
+            Phase::Stopping => drop(envelope),
+            Phase::Ready(_) => {
+                if let Some((command, reply)) = envelope.open() {
+                    self.decide(command, reply, Fetched::default(), ctx);
+                }
+            }
+        }
+    }
+
+    fn decide(
+        &mut self,
+        command: E::Command,
+        reply: oneshot::Sender<Answer<E>>,
+        fetched: Fetched,
+        ctx: &mut Context<Self>,
+    ) {
+        let Phase::Ready(ready) = &mut self.phase else {
+            let _ = reply.send(Answer::Returned(command));
+            return;
+        };
+        let change = Change::default();
+        let mut cx = Cx { env: &self.env, id: &self.id, change, overlay: &ready.overlay, fetched, tick: None };
+        let decision = ready.state.decide(command, &mut cx);
+        let Cx { change, tick, .. } = cx;
+        if let Some(after) = tick {
+            self.tick_in(after, ctx);
+        }
+        match decision {
+            Decision::Need(command, reads) => self.fetch(command, reply, reads, ctx),
+            Decision::Reply(answer) => self.enqueue(Change::default(), Some((reply, answer)), ctx),
+            Decision::Commit(answer) => self.enqueue(change, Some((reply, Ok(answer))), ctx),
+        }
+    }
+
+    /// Puts a change and its waiter behind everything decided before.
+    fn enqueue(&mut self, change: Change, waiter: Option<Waiter<E>>, ctx: &mut Context<Self>) {
+        let Phase::Ready(ready) = &mut self.phase else { return };
+        if change.is_empty() && ready.writer.is_some() && ready.batches.is_empty() {
+            answer(waiter);
+            return;
+        }
+        let waiter = match waiter {
+            Some((reply, Ok(value))) if self.env.planted() == Planted::AcknowledgeBeforeCommit => {
+                let _ = reply.send(Answer::Reply(Ok(value)));
+                None
+            }
+            waiter => waiter,
+        };
+        for one in &change.effects {
+            ready.overlay.insert((one.table.id, one.partition.clone(), one.clustering.clone()), one.value.clone());
+        }
+        let full = ready.batches.back().is_none_or(|batch| batch.bytes > GROUP_BYTES_MAX);
+        if full {
+            ready.batches.push_back(Batch::default());
+        }
+        if let Some(batch) = ready.batches.back_mut() {
+            batch.bytes +=
+                change.rows.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len) + 64).sum::<usize>();
+            if !change.is_empty() {
+                batch.changes.push(change);
+            }
+            batch.waiters.extend(waiter);
+        }
+        self.flush(ctx);
+    }
+
+    /// Starts the next append, if none is under way.
+    fn flush(&mut self, ctx: &mut Context<Self>) {
+        let Phase::Ready(ready) = &mut self.phase else { return };
+        let Some(mut writer) = ready.writer.take() else { return };
+        let Some(batch) = ready.batches.pop_front() else {
+            ready.writer = Some(writer);
+            if ready.fetches == 0 {
+                ready.overlay.clear();
+            }
+            self.drained(ctx);
+            return;
+        };
+        let Batch { changes, waiters, .. } = batch;
+        let mut group = Group::default();
+        let mut notices = Vec::new();
+        let mut messages = Vec::new();
+        let mut open = Vec::new();
+        for change in changes {
+            group.last = change.open.iter().map(OpenPosition::get).max().unwrap_or_default().max(group.last);
+            group.rows.extend(change.rows);
+            group.effects.extend(change.effects);
+            notices.extend(change.notices);
+            messages.extend(change.messages);
+            open.extend(change.open);
+        }
+        let outgoing = match self.stage_messages(messages, &mut group) {
+            Ok(outgoing) => outgoing,
+            Err(error) => return self.fail(&error, waiters, ctx),
+        };
+        let anything = !group.rows.is_empty() || !group.effects.is_empty();
+        if anything && group.last == Position::ZERO {
+            match self.env.positions().allocate() {
+                Ok(position) => {
+                    group.last = position.get();
+                    open.push(position);
+                }
+                Err(fault) => return self.fail(&StoreError::Unavailable(fault.to_string()), waiters, ctx),
+            }
+        }
+        let append = async move {
+            let outcome = if anything { writer.append(group).await } else { Ok(()) };
+            (writer, outcome)
+        };
+        let done = append.into_actor(self).map(move |(writer, outcome), actor, ctx| match outcome {
+            Ok(()) => actor.committed(writer, notices, open, outgoing, waiters, ctx),
+            Err(error) => actor.fail(&error, waiters, ctx),
+        });
+        ctx.spawn(done);
+    }
+
+    /// Writes messages into the outbox together with the change that causes them.
+    fn stage_messages(
+        &self,
+        messages: Vec<(EntityId, Bytes)>,
+        group: &mut Group,
+    ) -> Result<Vec<(Key, Outgoing)>, StoreError> {
+        let mut outgoing = Vec::with_capacity(messages.len());
+        for (number, (target, payload)) in messages.into_iter().enumerate() {
+            let message = Outgoing { target, payload };
+            let clustering = key![self.id.kind().as_str(), &self.id, group.last, number as u64];
+            let value = Some(record::encode(&message)?);
+            let partition = outbox_partition(&self.env, &self.id);
+            group.effects.push(Mutation { table: &tables::OUTBOX, partition, clustering: clustering.clone(), value });
+            outgoing.push((clustering, message));
+        }
+        Ok(outgoing)
+    }
+
+    fn committed(
+        &mut self,
+        writer: Writer,
+        notices: Vec<Notice>,
+        open: Vec<OpenPosition>,
+        outgoing: Vec<(Key, Outgoing)>,
+        waiters: Vec<Waiter<E>>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.env.publisher().publish(&self.id, notices);
+        drop(open);
+        if let Phase::Ready(ready) = &mut self.phase {
+            ready.writer = Some(writer);
+        }
+        if outgoing.is_empty() {
+            waiters.into_iter().for_each(|waiter| answer(Some(waiter)));
+        } else {
+            self.send(outgoing, waiters, ctx);
+        }
+        self.flush(ctx);
+    }
+
+    /// Brings messages to their targets, side by side but for those to the same target, then answers.
+    fn send(&mut self, outgoing: Vec<(Key, Outgoing)>, waiters: Vec<Waiter<E>>, ctx: &mut Context<Self>) {
+        if let Phase::Ready(ready) = &mut self.phase {
+            ready.deliveries += 1;
+        }
+        let env = self.env.clone();
+        let partition = outbox_partition(&self.env, &self.id);
+        let delivery = async move {
+            let mut by_target: Vec<(EntityId, Vec<(Key, Bytes)>)> = Vec::new();
+            for (clustering, Outgoing { target, payload }) in outgoing {
+                match by_target.iter_mut().find(|(known, _)| *known == target) {
+                    Some((_, messages)) => messages.push((clustering, payload)),
+                    None => by_target.push((target, vec![(clustering, payload)])),
+                }
+            }
+            let targets = by_target.into_iter().map(|(target, messages)| deliver_all(&env, target, messages));
+            let mut sent = Vec::new();
+            let mut failed = None;
+            for (delivered, outcome) in join_all(targets).await {
+                sent.extend(delivered);
+                failed = failed.or(outcome.err());
+            }
+            let forget =
+                |clustering| Mutation { table: &tables::OUTBOX, partition: partition.clone(), clustering, value: None };
+            // A row that stays is delivered once more, which its target recognises.
+            let _ = env.store().write(sent.into_iter().map(forget).collect(), Durability::Deferred).await;
+            failed
+        };
+        let done = delivery.into_actor(self).map(move |failed, actor, ctx| {
+            for (reply, result) in waiters {
+                let result = match &failed {
+                    Some(fault) => {
+                        Err(Fault::unknown(format!("the change stands, but is not known everywhere: {fault}")))
+                    }
+                    None => result,
+                };
+                let _ = reply.send(Answer::Reply(result));
+            }
+            if let Phase::Ready(ready) = &mut actor.phase {
+                ready.deliveries -= 1;
+            }
+            actor.drained(ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    fn fetch(
+        &mut self,
+        command: E::Command,
+        reply: oneshot::Sender<Answer<E>>,
+        reads: Vec<Read>,
+        ctx: &mut Context<Self>,
+    ) {
+        if let Phase::Ready(ready) = &mut self.phase {
+            ready.fetches += 1;
+        }
+        let (env, id) = (self.env.clone(), self.id.clone());
+        let fetched = async move { fetch_all(&env, &id, reads).await };
+        let done = fetched.into_actor(self).map(move |outcome, actor, ctx| {
+            match outcome {
+                Ok(fetched) => actor.decide(command, reply, fetched, ctx),
+                Err(error) => {
+                    let _ = reply.send(Answer::Reply(Err(error.into())));
+                }
+            }
+            if let Phase::Ready(ready) = &mut actor.phase {
+                ready.fetches -= 1;
+            }
+            actor.drained(ctx);
+        });
+        ctx.spawn(done);
+    }
+
+    fn tick_in(&mut self, after: Duration, ctx: &mut Context<Self>) {
+        if let Some(timer) = self.timer.take() {
+            ctx.cancel_future(timer);
+        }
+        self.timer = Some(ctx.run_later(after, |actor, ctx| {
+            actor.timer = None;
+            let Phase::Ready(ready) = &mut actor.phase else { return };
+            let (change, fetched) = (Change::default(), Fetched::default());
+            let mut cx = Cx { env: &actor.env, id: &actor.id, change, overlay: &ready.overlay, fetched, tick: None };
+            ready.state.tick(&mut cx);
+            let Cx { change, tick, .. } = cx;
+            if let Some(after) = tick {
+                actor.tick_in(after, ctx);
+            }
+            actor.enqueue(change, None, ctx);
+        }));
+    }
+
+    /// What is in memory may be ahead of the log: all who wait are refused, and the next command builds a new actor.
+    fn fail(&mut self, error: &StoreError, waiters: Vec<Waiter<E>>, ctx: &mut Context<Self>) {
+        tracing::warn!(entity = ?self.id, %error, "an append failed; the entity is dropped and will be built again");
+        let fault = Fault::from(error.clone());
+        let phase = std::mem::replace(&mut self.phase, Phase::Stopping);
+        let batches = if let Phase::Ready(ready) = phase { ready.batches } else { VecDeque::new() };
+        let later = batches.into_iter().flat_map(|batch| batch.waiters);
+        for (reply, _) in waiters.into_iter().chain(later) {
+            let _ = reply.send(Answer::Reply(Err(fault.clone())));
+        }
+        self.stop(ctx);
+    }
+
+    /// Goes, if asked to and nothing is under way.
+    fn drained(&mut self, ctx: &mut Context<Self>) {
+        if !self.drains.is_empty() && self.is_still() {
+            self.phase = Phase::Stopping;
+            self.stop(ctx);
+        }
+    }
+
+    fn is_still(&self) -> bool {
+        match &self.phase {
+            Phase::Ready(ready) => {
+                ready.writer.is_some() && ready.batches.is_empty() && ready.fetches == 0 && ready.deliveries == 0
+            }
+            Phase::Loading(_) => false,
+            Phase::Stopping => true,
+        }
+    }
+
+    fn stop(&mut self, ctx: &mut Context<Self>) {
+        self.slot.close();
+        ctx.stop();
+    }
+
+    fn watch_idleness(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(self.env.idle(), |actor, ctx| {
+            let rests = !std::mem::take(&mut actor.used) && actor.timer.is_none() && actor.is_still();
+            if rests && actor.slot.try_retire() {
+                actor.phase = Phase::Stopping;
+                actor.stop(ctx);
+            } else {
+                actor.watch_idleness(ctx);
+            }
+        });
+    }
+}
+
+fn answer<E: Entity>(waiter: Option<Waiter<E>>) {
+    if let Some((reply, result)) = waiter {
+        // An error says that the caller has gone.
+        let _ = reply.send(Answer::Reply(result));
+    }
+}
+
+fn outbox_partition(env: &Env, id: &EntityId) -> Key {
+    key![u64::from(env.shard(id).0)]
+}
+
+/// The messages that arrived, and why the rest did not.
+async fn deliver_all(env: &Env, target: EntityId, messages: Vec<(Key, Bytes)>) -> (Vec<Key>, Result<(), Fault>) {
+    let mut delivered = Vec::new();
+    for (clustering, payload) in messages {
+        let mut tries = 1;
+        while let Err(fault) = env.deliver(&target, payload.clone()).await {
+            if tries >= DELIVERY_TRIES_MAX {
+                tracing::warn!(target = ?target, error = %fault, "a message to an entity stays in the outbox");
+                return (delivered, Err(fault));
+            }
+            tokio::time::sleep(Duration::from_millis(20 << tries)).await;
+            tries += 1;
+        }
+        delivered.push(clustering);
+    }
+    (delivered, Ok(()))
+}
+
+async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>) -> Result<Fetched, StoreError> {
+    let mut fetched = Fetched::default();
+    for read in reads {
+        match read {
+            Read::Row { table, partition, clustering } => {
+                let value = env.store().get(table, &partition, &clustering).await?;
+                fetched.rows.insert((table.id, partition, clustering), value);
+            }
+            Read::Log { class, sub, range } => {
+                let log = LogKey { entity: id.clone(), class, sub };
+                fetched.logs.push(env.reader().read(&log, range).await?);
+            }
+        }
+    }
+    Ok(fetched)
+}
+
+/// Opens the log, finds unsent messages, and builds the state.
+async fn activate<E: Entity>(
+    env: Env,
+    config: E::Config,
+    id: EntityId,
+) -> Result<(E, Writer, Vec<(Key, Outgoing)>), Fault> {
+    let (writer, last) = Writer::open(env.clone(), id.clone()).await?;
+    let prefix = key![id.kind().as_str(), &id];
+    let scan = Scan::new(&tables::OUTBOX, outbox_partition(&env, &id), prefix, limits::MAILBOX_MAX);
+    let mut unsent = Vec::new();
+    for row in env.store().scan(scan).await? {
+        unsent.push((row.clustering, record::decode::<Outgoing>(&row.value)?));
+    }
+    let state = E::load(env, config, id, last).await?;
+    Ok((state, writer, unsent))
+}
+
+impl<E: Entity> Actor for EntityActor<E> {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        let activation = activate::<E>(self.env.clone(), self.config.clone(), self.id.clone());
+        ctx.spawn(activation.into_actor(self).map(|outcome, actor, ctx| actor.loaded(outcome, ctx)));
+        self.watch_idleness(ctx);
+    }
+
+    fn stopped(&mut self, _ctx: &mut Context<Self>) {
+        self.slot.close();
+        for drain in self.drains.drain(..) {
+            let _ = drain.send(());
+        }
+    }
+}
+
+impl<E: Entity> Drop for EntityActor<E> {
+    fn drop(&mut self) {
+        // A panic ends the actor without `stopped`.
+        self.slot.close();
+    }
+}
+
+impl<E: Entity> Handler<Envelope<E>> for EntityActor<E> {
+    type Result = ();
+
+    fn handle(&mut self, envelope: Envelope<E>, ctx: &mut Context<Self>) {
+        self.handle_envelope(envelope, ctx);
+    }
+}
+
+impl<E: Entity> Handler<Drain> for EntityActor<E> {
+    type Result = ();
+
+    fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
+        self.drains.push(drain.0);
+        self.drained(ctx);
+    }
+}

@@ -1,0 +1,210 @@
+//! The entities of one kind on a node: who is live, and how to reach it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use actix::{Actor, Addr};
+use actix_rt::ArbiterHandle;
+use bytes::Bytes;
+use cofactor_types::{EntityId, Fault, limits};
+use futures::future::join_all;
+use tokio::sync::oneshot;
+
+use crate::{
+    Entity, Env,
+    actor::{Answer, Drain, EntityActor, Envelope},
+};
+
+/// Set in [`Slot::state`] when the actor takes no more commands.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// How often a command that an actor gave back is given to the next one.
+const TRIES_MAX: usize = 8;
+
+/// Where actors run.
+#[derive(Clone, Debug, Default)]
+pub struct Placement(Arc<[ArbiterHandle]>);
+
+impl Placement {
+    /// On these threads, by shard; on the current one if there are none.
+    pub fn new(threads: Vec<ArbiterHandle>) -> Self {
+        Self(threads.into())
+    }
+
+    fn of(&self, shard: u32) -> Option<&ArbiterHandle> {
+        let count = self.0.len();
+        (count > 0).then(|| &self.0[shard as usize % count])
+    }
+}
+
+/// The life of one actor, shared with those who send to it: how many commands wait, and whether it takes more.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    state: AtomicUsize,
+}
+
+enum Entry {
+    Entered,
+    Full,
+    Closed,
+}
+
+impl Slot {
+    fn enter(&self) -> Entry {
+        let outcome = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| {
+            (state & CLOSED == 0 && state < limits::MAILBOX_MAX).then_some(state + 1)
+        });
+        match outcome {
+            Ok(_) => Entry::Entered,
+            Err(state) if state & CLOSED != 0 => Entry::Closed,
+            Err(_) => Entry::Full,
+        }
+    }
+
+    pub(crate) fn leave(&self) {
+        self.state.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn close(&self) {
+        self.state.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
+    /// Closes the slot unless a command is on its way.
+    pub(crate) fn try_retire(&self) -> bool {
+        self.state.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state.load(Ordering::Acquire) & CLOSED != 0
+    }
+}
+
+struct Live<E: Entity> {
+    slot: Arc<Slot>,
+    address: Addr<EntityActor<E>>,
+}
+
+/// The entities of one kind on this node. Cheap to clone.
+pub struct Entities<E: Entity> {
+    inner: Arc<Inner<E>>,
+}
+
+struct Inner<E: Entity> {
+    env: Env,
+    config: E::Config,
+    placement: Placement,
+    live: Mutex<HashMap<EntityId, Live<E>>>,
+}
+
+impl<E: Entity> Clone for Entities<E> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl<E: Entity> fmt::Debug for Entities<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entities").field("kind", &E::KIND).finish_non_exhaustive()
+    }
+}
+
+impl<E: Entity> Entities<E> {
+    /// No live entity yet.
+    pub fn new(env: Env, config: E::Config, placement: Placement) -> Self {
+        Self { inner: Arc::new(Inner { env, config, placement, live: Mutex::default() }) }
+    }
+
+    /// Asks an entity, activating it if need be.
+    ///
+    /// # Errors
+    /// The entity's own; [`cofactor_types::ErrorClass::Limited`] if too many commands wait for it already;
+    /// [`cofactor_types::ErrorClass::Unknown`] if it died with the command in hand.
+    pub async fn ask(&self, id: &EntityId, mut command: E::Command) -> Result<E::Reply, Fault> {
+        for _ in 0..TRIES_MAX {
+            let (slot, address) = self.live(id);
+            match slot.enter() {
+                Entry::Entered => {}
+                Entry::Full => return Err(Fault::limited("too many requests wait for this room or user", 1_000)),
+                Entry::Closed => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            }
+            let (sender, receiver) = oneshot::channel();
+            address.do_send(Envelope::new(command, sender, slot));
+            match receiver.await {
+                Ok(Answer::Reply(reply)) => return reply,
+                Ok(Answer::Returned(returned)) => command = returned,
+                Err(_) => return Err(Fault::unknown("the request was lost on its way; try again")),
+            }
+        }
+        Err(Fault::unavailable("the entity keeps going away; try again"))
+    }
+
+    /// Gives an entity another entity's message.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn deliver(&self, id: &EntityId, payload: &Bytes) -> Result<(), Fault> {
+        self.ask(id, E::delivered(payload)?).await.map(drop)
+    }
+
+    /// Activates an entity without asking anything, so that it finishes what it left undone.
+    pub fn activate(&self, id: &EntityId) {
+        self.live(id);
+    }
+
+    /// How many are live.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none is live.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Lets every actor finish what is under way, and stops it.
+    pub async fn drain(&self) {
+        let addresses: Vec<_> = self.lock().drain().map(|(_, live)| live.address).collect();
+        let drains = addresses.into_iter().map(|address| async move {
+            let (sender, receiver) = oneshot::channel();
+            address.do_send(Drain(sender));
+            // An error says that it has gone already.
+            let _ = receiver.await;
+        });
+        join_all(drains).await;
+    }
+
+    fn live(&self, id: &EntityId) -> (Arc<Slot>, Addr<EntityActor<E>>) {
+        let mut all = self.lock();
+        if let Some(live) = all.get(id).filter(|live| !live.slot.is_closed() && live.address.connected()) {
+            return (Arc::clone(&live.slot), live.address.clone());
+        }
+        // Those who have gone are swept when the table would grow otherwise.
+        if all.len() == all.capacity() {
+            all.retain(|_, live| !live.slot.is_closed());
+        }
+        let slot = Arc::new(Slot::default());
+        let inner = &self.inner;
+        let (env, config) = (inner.env.clone(), inner.config.clone());
+        let (actor_id, actor_slot) = (id.clone(), Arc::clone(&slot));
+        let make = move || EntityActor::new(env, config, actor_id, actor_slot);
+        let address = match inner.placement.of(inner.env.shard(id).0) {
+            Some(thread) => EntityActor::start_in_arbiter(thread, move |_| make()),
+            None => make().start(),
+        };
+        all.insert(id.clone(), Live { slot: Arc::clone(&slot), address: address.clone() });
+        (slot, address)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<EntityId, Live<E>>> {
+        self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,169 @@
+//! What every actor of a node shares.
+
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofactor_bus::Bus;
+use cofactor_store::{LogReader, Store};
+use cofactor_types::{Clock, EntityId, Entropy, Epoch, Fault, NodeId, ShardId, limits};
+
+use crate::{Positions, publisher::Publisher};
+
+/// Brings messages to entities, wherever they live.
+#[async_trait]
+pub trait Deliver: Send + Sync + 'static {
+    /// Gives `payload` to `target` and waits until it is durable there.
+    ///
+    /// # Errors
+    /// If it may not have arrived; the sender tries again later.
+    async fn deliver(&self, target: &EntityId, payload: Bytes) -> Result<(), Fault>;
+}
+
+/// Bugs that a test plants to prove that its checker sees them. No configuration reaches them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Planted {
+    /// None.
+    #[default]
+    Nothing,
+    /// Answers go out before the store has the change.
+    AcknowledgeBeforeCommit,
+    /// An append whose outcome is unknown is tried again as a new one.
+    RetryUnknownAsNew,
+}
+
+/// What an [`Env`] is made of.
+#[derive(Debug)]
+pub struct EnvParts {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The bus.
+    pub bus: Arc<dyn Bus>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// The node's positions.
+    pub positions: Arc<Positions>,
+    /// This node.
+    pub node: NodeId,
+    /// The epoch of its lease.
+    pub epoch: Epoch,
+    /// Shards of the cluster.
+    pub shard_count: u32,
+    /// How long an entity stays in memory without being asked anything.
+    pub idle: Duration,
+    /// For tests only.
+    pub planted: Planted,
+}
+
+/// What every actor of a node shares. Cheap to clone; dropping the last clone drops the node.
+#[derive(Clone)]
+pub struct Env {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: EnvParts,
+    reader: LogReader,
+    publisher: Publisher,
+    deliver: OnceLock<Weak<dyn Deliver>>,
+}
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env").field("node", &self.inner.parts.node).finish_non_exhaustive()
+    }
+}
+
+impl Env {
+    /// An environment whose messages go nowhere until [`Self::connect`].
+    pub fn new(parts: EnvParts) -> Self {
+        let publisher = Publisher::new(Arc::clone(&parts.bus), parts.node, parts.epoch, parts.shard_count);
+        let reader = LogReader::new(Arc::clone(&parts.store));
+        Self { inner: Arc::new(Inner { parts, reader, publisher, deliver: OnceLock::new() }) }
+    }
+
+    /// Says who brings messages to other entities. The first call counts.
+    pub fn connect(&self, deliver: &Arc<dyn Deliver>) {
+        let _ = self.inner.deliver.set(Arc::downgrade(deliver));
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.inner.parts.store
+    }
+
+    /// The reader of logs.
+    pub fn reader(&self) -> &LogReader {
+        &self.inner.reader
+    }
+
+    /// Time.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.parts.clock
+    }
+
+    /// Randomness.
+    pub fn entropy(&self) -> &Arc<dyn Entropy> {
+        &self.inner.parts.entropy
+    }
+
+    /// The node's positions.
+    pub fn positions(&self) -> &Arc<Positions> {
+        &self.inner.parts.positions
+    }
+
+    /// The epoch of the node's appends.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.parts.epoch
+    }
+
+    /// The shard of `entity`.
+    pub fn shard(&self, entity: &EntityId) -> ShardId {
+        entity.shard(self.inner.parts.shard_count)
+    }
+
+    /// Shards of the cluster.
+    pub fn shard_count(&self) -> u32 {
+        self.inner.parts.shard_count
+    }
+
+    /// Says on the bus how far this node is, for as long as the future is polled.
+    pub async fn heartbeats(&self) {
+        let mut interval = tokio::time::interval(Duration::from_millis(limits::HEARTBEAT_MS));
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            self.heartbeat();
+        }
+    }
+
+    /// One heartbeat now.
+    pub fn heartbeat(&self) {
+        self.inner.publisher.heartbeat(self.positions());
+    }
+
+    pub(crate) fn idle(&self) -> Duration {
+        self.inner.parts.idle
+    }
+
+    pub(crate) fn planted(&self) -> Planted {
+        self.inner.parts.planted
+    }
+
+    pub(crate) fn publisher(&self) -> &Publisher {
+        &self.inner.publisher
+    }
+
+    pub(crate) async fn deliver(&self, target: &EntityId, payload: Bytes) -> Result<(), Fault> {
+        let deliver = self.inner.deliver.get().and_then(Weak::upgrade);
+        match deliver {
+            Some(deliver) => deliver.deliver(target, payload).await,
+            None => Err(Fault::unavailable("this node is not connected to the entities")),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The writer's end of a log: fenced appends, unknown outcomes, buckets, effects that survive a crash.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use cofactor_store::{
+    Append, Direction, Durability, Fence, Key, LogKey, Mutation, RangeRead, Scan, StoreError, key, record, tables,
+};
+use cofactor_types::{EntityId, Position};
+use serde::{Deserialize, Serialize};
+
+use crate::{Env, Planted};
+
+/// The class of the rows that keep effects until they are applied, on stores that do not span partitions.
+const REDO: u64 = 0;
+
+/// A bucket takes no more than about this many rows.
+const BUCKET_ROWS_MAX: u64 = 100_000;
+
+/// A bucket takes no more than about this many bytes of values.
+const BUCKET_BYTES_MAX: u64 = 32 << 20;
+
+/// How often a question with an unknown answer is asked before the log is given up.
+const TRIES_MAX: u32 = 5;
+
+/// Effects of one append, as kept in its [`REDO`] row.
+#[derive(Serialize, Deserialize)]
+struct Redo {
+    effects: Vec<RedoEffect>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct RedoEffect {
+    table: u8,
+    partition: Vec<RedoPart>,
+    clustering: Vec<RedoPart>,
+    value: Option<Bytes>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum RedoPart {
+    Text(Arc<str>),
+    U64(u64),
+    Bytes(Bytes),
+}
+
+/// A message in the outbox.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Message {
+    pub(crate) target: EntityId,
+    pub(crate) payload: Bytes,
+}
+
+/// The end of a log, as its one writer knows it.
+pub(crate) struct Writer {
+    env: Env,
+    id: EntityId,
+    bucket: u64,
+    fence: Option<Fence>,
+    rows: u64,
+    bytes: u64,
+}
+
+/// What goes into one append.
+#[derive(Default)]
+pub(crate) struct Group {
+    pub(crate) last: Position,
+    pub(crate) rows: Vec<(Key, Option<Bytes>)>,
+    pub(crate) effects: Vec<Mutation>,
+}
+
+impl Writer {
+    /// Finds the end of the log, finishes what a dead writer left undone, and returns the last position.
+    pub(crate) async fn open(env: Env, id: EntityId) -> Result<(Self, Position), StoreError> {
+        let store = env.store();
+        let partition = key![id.kind().as_str(), &id];
+        let starts = store.scan(Scan::new(&tables::LOG_BUCKETS, partition, Key::EMPTY, usize::MAX)).await?;
+        let mut bucket = starts.len() as u64;
+        let table = LogKey::table(id.kind());
+        let mut fence = store.fence(table, &LogKey::partition(&id, bucket)).await?;
+        let mut last = fence.map(|fence| fence.last);
+        let mut unfinished = None;
+        if fence.is_none() && bucket > 0 {
+            // The next bucket was announced; whether the one before it was sealed is what its fence says.
+            let before = store.fence(table, &LogKey::partition(&id, bucket - 1)).await?;
+            last = before.map(|fence| fence.last);
+            unfinished = before.filter(|fence| !fence.sealed);
+        }
+        let mut seal = false;
+        if let Some(before) = unfinished {
+            bucket -= 1;
+            fence = Some(before);
+            seal = true;
+        }
+        let mut writer = Self { env, id, bucket, fence, rows: 0, bytes: 0 };
+        if seal {
+            writer.seal().await?;
+        }
+        if !writer.env.store().spans_partitions() {
+            writer.redo().await?;
+        }
+        Ok((writer, last.unwrap_or_default()))
+    }
+
+    /// Appends a group. When this returns, it is durable and its effects can be read.
+    pub(crate) async fn append(&mut self, mut group: Group) -> Result<(), StoreError> {
+        if self.rows >= BUCKET_ROWS_MAX || self.bytes >= BUCKET_BYTES_MAX {
+            self.roll(group.last).await?;
+        }
+        let spans = self.env.store().spans_partitions();
+        let mut effects = std::mem::take(&mut group.effects);
+        let deferred = self.split_old_rows(&mut group);
+        effects.extend(deferred);
+        if !spans && !effects.is_empty() {
+            let redo = record::encode(&Redo::of(&effects))?;
+            group.rows.push((LogKey::clustering(REDO, &Arc::from(""), group.last), Some(redo)));
+        }
+        self.rows += group.rows.len() as u64;
+        self.bytes += group.rows.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len) as u64).sum::<u64>();
+        let also = if spans { std::mem::take(&mut effects) } else { Vec::new() };
+        self.append_rows(group.last, group.rows, also, false).await?;
+        if !effects.is_empty() {
+            self.apply(effects, group.last).await?;
+        }
+        Ok(())
+    }
+
+    /// Rows that stand in sealed buckets cannot be part of the append; they become effects.
+    fn split_old_rows(&self, group: &mut Group) -> Vec<Mutation> {
+        if self.bucket == 0 {
+            return Vec::new();
+        }
+        let starts = self.env.reader().known_starts(&self.id);
+        let table = LogKey::table(self.id.kind());
+        let mut old = Vec::new();
+        group.rows.retain(|(clustering, value)| {
+            let bucket = starts.partition_point(|start| start.0 <= clustering.number(2)) as u64;
+            let is_old = bucket < self.bucket;
+            if is_old {
+                let partition = LogKey::partition(&self.id, bucket);
+                old.push(Mutation { table, partition, clustering: clustering.clone(), value: value.clone() });
+            }
+            !is_old
+        });
+        old
+    }
+
+    /// Goes on in the next bucket: announce it, seal this one, begin. Dying in between is finished by the next writer.
+    async fn roll(&mut self, first: Position) -> Result<(), StoreError> {
+        let announcement = Mutation {
+            table: &tables::LOG_BUCKETS,
+            partition: key![self.id.kind().as_str(), &self.id],
+            clustering: key![self.bucket + 1],
+            value: Some(record::encode(&first.0)?),
+        };
+        self.repeat_write(vec![announcement], Durability::Synced).await?;
+        self.seal().await?;
+        self.env.reader().forget(&self.id);
+        self.env.reader().load_starts(&self.id).await
+    }
+
+    async fn seal(&mut self) -> Result<(), StoreError> {
+        let last = self.fence.map(|fence| fence.last).unwrap_or_default();
+        self.append_rows(last, Vec::new(), Vec::new(), true).await?;
+        self.bucket += 1;
+        self.fence = None;
+        self.rows = 0;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// The fenced append itself, and what to do when its outcome is unknown: ask the fence, serially. Ours: it is there.
+    /// As before: the same batch again, with the same id. Anything else: another writer has the log.
+    async fn append_rows(
+        &mut self,
+        last: Position,
+        rows: Vec<(Key, Option<Bytes>)>,
+        also: Vec<Mutation>,
+        sealed: bool,
+    ) -> Result<(), StoreError> {
+        let fence = Fence { epoch: self.env.epoch(), last, batch: self.env.entropy().u128(), sealed };
+        let append = Append {
+            table: LogKey::table(self.id.kind()),
+            partition: LogKey::partition(&self.id, self.bucket),
+            expected: self.fence,
+            fence,
+            rows,
+            also,
+        };
+        let mut outcome = self.env.store().append(append.clone()).await;
+        let mut tries = 1;
+        while let Err(StoreError::Unknown(why)) = &outcome {
+            let why = why.clone();
+            tries += 1;
+            if tries > TRIES_MAX {
+                return Err(StoreError::Unknown(why));
+            }
+            outcome = self.resolve(&append).await;
+        }
+        outcome?;
+        self.fence = Some(fence);
+        Ok(())
+    }
+
+    async fn resolve(&mut self, append: &Append) -> Result<(), StoreError> {
+        if self.env.planted() == Planted::RetryUnknownAsNew {
+            self.fence = self.env.store().fence(append.table, &append.partition).await?;
+            let mut again = append.clone();
+            again.expected = self.fence;
+            let shift = |clustering: &Key| key![clustering.number(0), clustering.text(1), clustering.number(2) + 1];
+            again.rows = again.rows.iter().map(|(clustering, value)| (shift(clustering), value.clone())).collect();
+            return self.env.store().append(again).await;
+        }
+        let found = match self.env.store().fence(append.table, &append.partition).await {
+            Ok(found) => found,
+            // Still no answer; the loop of the caller counts.
+            Err(error) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return Err(StoreError::Unknown(error.to_string()));
+            }
+        };
+        if found == Some(append.fence) {
+            Ok(())
+        } else if found == append.expected {
+            // The first try may still be on its way: both carry the same fence, so at most one of them applies, and the
+            // other is refused. A refusal is therefore asked once more.
+            match self.env.store().append(append.clone()).await {
+                Err(StoreError::Fenced(Some(found))) if found == append.fence => Ok(()),
+                outcome => outcome,
+            }
+        } else {
+            Err(StoreError::Fenced(found))
+        }
+    }
+
+    /// Applies effects and notes how far they are, on stores that could not apply them with the append.
+    async fn apply(&self, effects: Vec<Mutation>, upto: Position) -> Result<(), StoreError> {
+        self.repeat_write(effects, Durability::Synced).await?;
+        let checkpoint = Mutation {
+            table: &tables::CHECKPOINTS,
+            partition: key![self.id.kind().as_str(), &self.id],
+            clustering: Key::EMPTY,
+            value: Some(record::encode(&upto.0)?),
+        };
+        self.repeat_write(vec![checkpoint], Durability::Deferred).await
+    }
+
+    /// Applies again the effects of every append after the checkpoint.
+    async fn redo(&mut self) -> Result<(), StoreError> {
+        const PAGE: usize = 100;
+        let store = Arc::clone(self.env.store());
+        let partition = key![self.id.kind().as_str(), &self.id];
+        let checkpoint = store.get(&tables::CHECKPOINTS, &partition, &Key::EMPTY).await?;
+        let mut after = Position(checkpoint.map(|value| record::decode::<u64>(&value)).transpose()?.unwrap_or(0));
+        let log = LogKey { entity: self.id.clone(), class: REDO, sub: Arc::from("") };
+        loop {
+            let range = RangeRead { after, up_to: Position::MAX, direction: Direction::Forward, limit: PAGE };
+            let rows = self.env.reader().read(&log, range).await?;
+            for row in &rows {
+                self.apply(record::decode::<Redo>(&row.value)?.into_mutations()?, row.position).await?;
+                after = row.position;
+            }
+            if rows.len() < PAGE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Plain writes are idempotent, so they are repeated until they are there or the store is given up.
+    async fn repeat_write(&self, batch: Vec<Mutation>, durability: Durability) -> Result<(), StoreError> {
+        let mut tries = 1;
+        loop {
+            match self.env.store().write(batch.clone(), durability).await {
+                Err(StoreError::Unknown(_) | StoreError::Unavailable(_)) if tries < TRIES_MAX => {
+                    tokio::time::sleep(Duration::from_millis(20 << tries)).await;
+                    tries += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+impl Redo {
+    fn of(effects: &[Mutation]) -> Self {
+        let effects = effects
+            .iter()
+            .map(|one| RedoEffect {
+                table: one.table.id,
+                partition: RedoPart::all(&one.partition),
+                clustering: RedoPart::all(&one.clustering),
+                value: one.value.clone(),
+            })
+            .collect();
+        Self { effects }
+    }
+
+    fn into_mutations(self) -> Result<Vec<Mutation>, StoreError> {
+        let effect = |one: RedoEffect| {
+            let table = tables::ALL.iter().find(|table| table.id == one.table);
+            let table =
+                table.ok_or_else(|| StoreError::Corrupt(format!("effects on an unknown table {}", one.table)))?;
+            let (partition, clustering) = (RedoPart::key(one.partition), RedoPart::key(one.clustering));
+            Ok(Mutation { table, partition, clustering, value: one.value })
+        };
+        self.effects.into_iter().map(effect).collect()
+    }
+}
+
+impl RedoPart {
+    fn all(key: &Key) -> Vec<Self> {
+        use cofactor_store::KeyPart;
+        let part = |part: &KeyPart| match part {
+            KeyPart::Text(text) => Self::Text(Arc::clone(text)),
+            KeyPart::U64(number) => Self::U64(*number),
+            KeyPart::Bytes(bytes) => Self::Bytes(bytes.clone()),
+        };
+        key.parts().iter().map(part).collect()
+    }
+
+    fn key(parts: Vec<Self>) -> Key {
+        parts.into_iter().fold(Key::EMPTY, |key, part| match part {
+            Self::Text(text) => key.with(text),
+            Self::U64(number) => key.with(number),
+            Self::Bytes(bytes) => key.with(bytes),
+        })
+    }
+}
