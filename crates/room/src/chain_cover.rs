@@ -15,13 +15,16 @@ mod query;
 use std::{collections::BTreeSet, sync::Arc};
 
 use ruma::{EventId, OwnedEventId};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 pub use self::query::CommonState;
 
 /// The number of an event in the order of insertion.
 type EventIndex = u32;
+
+/// A type and a state key, shared by the events that have them.
+type Slot = Arc<(Box<str>, Box<str>)>;
 
 /// Where an event is: its chain, and its number in it, counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,7 @@ pub enum ChainError {
 #[derive(Debug, Clone)]
 struct Event {
     id: OwnedEventId,
-    slot: Arc<(Box<str>, Box<str>)>,
+    slot: Slot,
     place: Place,
     auth_events: SmallVec<[EventIndex; 4]>,
 }
@@ -68,7 +71,7 @@ struct Chain {
 pub struct ChainCover {
     events: Vec<Event>,
     by_id: FxHashMap<OwnedEventId, EventIndex>,
-    slots: FxHashMap<Arc<(Box<str>, Box<str>)>, ()>,
+    slots: FxHashSet<Slot>,
     chains: Vec<Chain>,
     /// How far a chain leads in another one, by its links alone.
     reach: FxHashMap<(u32, u32), u32>,
@@ -138,13 +141,13 @@ impl ChainCover {
         Ok(())
     }
 
-    fn intern_slot(&mut self, event_type: &str, state_key: &str) -> Arc<(Box<str>, Box<str>)> {
+    fn intern_slot(&mut self, event_type: &str, state_key: &str) -> Slot {
         let slot = (Box::from(event_type), Box::from(state_key));
-        if let Some((known, ())) = self.slots.get_key_value(&slot) {
+        if let Some(known) = self.slots.get(&slot) {
             return Arc::clone(known);
         }
         let slot = Arc::new(slot);
-        self.slots.insert(Arc::clone(&slot), ());
+        self.slots.insert(Arc::clone(&slot));
         slot
     }
 
