@@ -10,6 +10,7 @@ use base64::{
     engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
 };
 use ruma::{EventId, OwnedEventId};
+use sha2::{Digest, Sha256};
 
 use super::{
     KNOWN_TYPES, NodeId, StateChange, StateEntry,
@@ -124,7 +125,13 @@ pub(super) fn decode_tree(
         }
         let shell = match shell {
             Some(shell) => shell,
-            None => decode_shell(&fetch(&id).ok_or(StateDecodeError::MissingNode(id))?)?,
+            None => {
+                let bytes = fetch(&id).ok_or(StateDecodeError::MissingNode(id))?;
+                if NodeId::from(Sha256::digest(&bytes)) != id {
+                    return Err(StateDecodeError::Malformed("hash"));
+                }
+                decode_shell(&bytes)?
+            }
         };
         // Levels go down strictly, so there is no cycle.
         if shell.level >= level_below {

@@ -139,6 +139,28 @@ fn an_event_that_cites_an_unknown_one_is_refused_and_changes_nothing() {
     assert!(!chains.contains(&id(1)));
 }
 
+/// Event 1 has thousands of descendants, none of them shared, so that looking for a shared one above it is given up.
+#[test]
+fn a_common_state_that_few_probes_do_not_find_is_asked_as_a_whole() {
+    let mut graph: Graph = vec![(0, vec![]), (1, vec![0])];
+    graph.extend((0..5_000).map(|_| (7, vec![1])));
+    let chains = {
+        let mut chains = ChainCover::new();
+        for (number, (_, cited)) in graph.iter().enumerate() {
+            let cited: Vec<_> = cited.iter().map(|cited| id(*cited)).collect();
+            let key = number.to_string();
+            chains.insert(&id(number), "m.room.member", &key, cited.iter().map(|id| &**id)).unwrap();
+        }
+        chains
+    };
+    let (left, right) = (id(2), id(0));
+    for (common, expected) in [(vec![], vec![0, 1]), (vec![1], vec![1]), (vec![3], vec![])] {
+        let common = Common(common.into_iter().map(id).collect());
+        let difference = chains.auth_chain_difference(&[vec![&left], vec![&right]], &common).unwrap();
+        assert_eq!(numbers(difference), expected.into_iter().collect());
+    }
+}
+
 /// Builds a graph of 100,000 events and asks it the three questions, within a budget that a walk for each event, or
 /// memory for each pair, could not meet.
 fn within_budget(name: &str, cited: impl Fn(usize) -> Vec<usize>, slot_of: impl Fn(usize) -> (&'static str, String)) {

@@ -125,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_nodes_never_panic(operations in operations(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn damaged_nodes_are_refused(operations in operations(), at in any::<prop::sample::Index>(), byte in 1_u8..) {
         let (tree, _) = build(&operations);
         let mut nodes = tree.new_nodes_since(&StateTree::new());
         prop_assume!(!nodes.is_empty());
@@ -133,8 +133,13 @@ proptest! {
         let target = at.index(nodes[last].1.len());
         nodes[last].1[target] ^= byte;
         let store: HashMap<_, _> = nodes.into_iter().collect();
-        let _ = StateTree::decode(tree.root_id(), &|id| store.get(id).cloned());
-        let _ = decode_changes(store.values().next().unwrap());
+        prop_assert!(StateTree::decode(tree.root_id(), &|id| store.get(id).cloned()).is_err());
+    }
+
+    #[test]
+    fn damaged_changes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_changes(&bytes);
+        let _ = decode_changes(&[&[1][..], &bytes].concat());
     }
 }
 

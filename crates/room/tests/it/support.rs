@@ -94,6 +94,7 @@ pub(crate) struct World {
     pub(crate) chains: RefCell<ChainCover>,
     pub(crate) room_id: RefCell<Option<OwnedRoomId>>,
     pub(crate) clock: Cell<u32>,
+    pub(crate) serial: Cell<u32>,
     pub(crate) tip: RefCell<Vec<Arc<Pdu>>>,
 }
 
@@ -112,6 +113,7 @@ impl World {
             chains: RefCell::default(),
             room_id: RefCell::default(),
             clock: Cell::new(1),
+            serial: Cell::new(0),
             tip: RefCell::default(),
         }
     }
@@ -207,6 +209,7 @@ impl World {
         let tip = self.tip.borrow();
         let now = self.clock.get();
         self.clock.set(now + 1);
+        self.serial.set(self.serial.get() + 1);
         let room_id = self.room_id.borrow();
         let hides_room = self.version.room_id_is_create_hash() && event_type == TimelineEventType::RoomCreate;
         let draft = Draft {
@@ -221,7 +224,7 @@ impl World {
             auth_events: &refs(&auth),
             depth: next_depth(tip.iter().map(|pdu| pdu.depth())),
             unsigned: None,
-            event_id_localpart: &format!("event{now}"),
+            event_id_localpart: &format!("event{}", self.serial.get()),
         };
         Arc::new(author(self.version, draft, &key_pair(user(sender).server_name().as_str())).unwrap())
     }
