@@ -180,12 +180,12 @@ impl<E: Entity> EntityActor<E> {
         let change = Change::default();
         let mut cx = Cx { env: &self.env, id: &self.id, change, overlay: &ready.overlay, fetched, tick: None };
         let decision = ready.state.decide(command, &mut cx);
-        let Cx { change, tick, .. } = cx;
+        let Cx { change, tick, fetched, .. } = cx;
         if let Some(after) = tick {
             self.tick_in(after, ctx);
         }
         match decision {
-            Decision::Need(command, reads) => self.fetch(command, reply, reads, ctx),
+            Decision::Need(command, reads) => self.fetch(command, reply, reads, fetched, ctx),
             Decision::Reply(answer) => self.enqueue(Change::default(), Some((reply, answer)), ctx),
             Decision::Commit(answer) => self.enqueue(change, Some((reply, Ok(answer))), ctx),
         }
@@ -364,13 +364,14 @@ impl<E: Entity> EntityActor<E> {
         command: E::Command,
         reply: oneshot::Sender<Answer<E>>,
         reads: Vec<Read>,
+        known: Fetched,
         ctx: &mut Context<Self>,
     ) {
         if let Phase::Ready(ready) = &mut self.phase {
             ready.fetches += 1;
         }
         let (env, id) = (self.env.clone(), self.id.clone());
-        let fetched = async move { fetch_all(&env, &id, reads).await };
+        let fetched = async move { fetch_all(&env, &id, reads, known).await };
         let done = fetched.into_actor(self).map(move |outcome, actor, ctx| {
             match outcome {
                 Ok(fetched) => actor.decide(command, reply, fetched, ctx),
@@ -482,8 +483,8 @@ async fn deliver_all(env: &Env, target: EntityId, messages: Vec<(Key, Bytes)>) -
     (delivered, Ok(()))
 }
 
-async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>) -> Result<Fetched, StoreError> {
-    let mut fetched = Fetched::default();
+/// What was known before, and more.
+async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>, mut fetched: Fetched) -> Result<Fetched, StoreError> {
     for read in reads {
         match read {
             Read::Row { table, partition, clustering } => {

@@ -18,6 +18,13 @@ pub enum Decision<E: Entity> {
     Need(E::Command, Vec<Read>),
 }
 
+impl<E: Entity> Decision<E> {
+    /// The decision, or the refusal as an answer.
+    pub fn from_result(result: Result<Self, Fault>) -> Self {
+        result.unwrap_or_else(|fault| Self::Reply(Err(fault)))
+    }
+}
+
 /// Something to read from the store before a command can be decided.
 #[derive(Clone, Debug)]
 pub enum Read {

@@ -34,6 +34,7 @@ pub mod author;
 pub mod authorize;
 pub mod canonical;
 pub mod chain_cover;
+pub mod notify;
 pub mod pdu;
 pub mod power;
 pub mod receive;
@@ -47,6 +48,7 @@ pub use author::{AuthorError, Draft, EventRef, author, next_depth, select_auth_e
 pub use authorize::{AuthError, EventSource, StateView, authorize_event, check_auth_events};
 pub use canonical::{CanonicalError, parse_client_content, parse_pdu_object};
 pub use chain_cover::ChainCover;
+pub use notify::{Class, classify};
 pub use pdu::{Pdu, PduError};
 pub use power::PowerLevels;
 pub use receive::{Checked, Dropped, Outcome, Verified};

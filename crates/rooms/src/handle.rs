@@ -1,0 +1,154 @@
+//! The way in to rooms.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cofactor_entity::{Entities, Env, Placement};
+use cofactor_room::{Draft, author};
+use cofactor_store::{CasOutcome, Key, StoreError, key, record, tables};
+use cofactor_types::{EntityId, ErrorClass, Fault};
+use cofactor_wire::room::{Alias, CreateRoom, RoomCommand, RoomReply, Rooms};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId, events::TimelineEventType};
+use serde_json::Value;
+
+use crate::{
+    entity::{RoomEntity, RoomsConfig},
+    presets::CreateRoomOptions,
+    send::author_fault,
+};
+
+/// The rooms of this node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RoomsHandle {
+    env: Env,
+    config: RoomsConfig,
+    entities: Entities<RoomEntity>,
+}
+
+#[async_trait]
+impl Rooms for RoomsHandle {
+    async fn ask(&self, room_id: &RoomId, command: RoomCommand) -> Result<RoomReply, Fault> {
+        self.entities.ask(&EntityId::room(room_id), command).await
+    }
+}
+
+impl RoomsHandle {
+    /// Rooms that run in `placement`.
+    pub fn new(env: Env, config: RoomsConfig, placement: Placement) -> Self {
+        let entities = Entities::new(env.clone(), config.clone(), placement);
+        Self { env, config, entities }
+    }
+
+    /// The runtime below, for the node.
+    pub fn entities(&self) -> &Entities<RoomEntity> {
+        &self.entities
+    }
+
+    /// Creates a room and returns its id.
+    ///
+    /// # Errors
+    /// If an option is wrong, or the store fails.
+    pub async fn create(&self, options: &CreateRoomOptions) -> Result<OwnedRoomId, Fault> {
+        let content = Value::Object(options.create_content()?);
+        let content = serde_json::to_vec(&content).map_err(|error| Fault::internal(error.to_string()))?;
+        let content =
+            cofactor_room::parse_client_content(&content).map_err(|error| Fault::bad_json(error.to_string()))?;
+        let version = options.version;
+        let server_name = self.config.server_name();
+        // From version 12 on the id is the hash of the create event.
+        let room_id = if version.room_id_is_create_hash() {
+            None
+        } else {
+            let localpart = self.env.entropy().alphanumeric(18);
+            let room_id = RoomId::parse(format!("!{localpart}:{server_name}"));
+            Some(room_id.map_err(|error| Fault::internal(error.to_string()))?)
+        };
+        let localpart = self.env.entropy().alphanumeric(18);
+        let draft = Draft {
+            room_id: room_id.as_deref(),
+            sender: &options.creator,
+            event_type: &TimelineEventType::RoomCreate,
+            state_key: Some(""),
+            content,
+            redacts: None,
+            origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.env.clock().now_ms())),
+            prev_events: &[],
+            auth_events: &[],
+            depth: 1,
+            unsigned: None,
+            event_id_localpart: &localpart,
+        };
+        let pdu = author(version, draft, self.config.key_pair()).map_err(author_fault)?;
+        let create = CreateRoom {
+            room_version: version.id(),
+            creator: options.creator.clone(),
+            create_event: pdu.federation_json().to_owned().into(),
+            events: options.events()?,
+            invites: options.invites()?,
+            public: options.public,
+        };
+        let room_id = pdu.room_id().to_owned();
+        self.ask(&room_id, RoomCommand::Create(Box::new(create))).await?;
+        Ok(room_id)
+    }
+
+    /// The room that an alias stands for.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<Option<Alias>, Fault> {
+        let found = self.env.store().get(&tables::ALIASES, &key![alias.as_str()], &Key::EMPTY).await?;
+        Ok(found.map(|value| record::decode(&value)).transpose()?)
+    }
+
+    /// Gives an alias to a room. It is free, or the answer is `M_ROOM_IN_USE`... unless it stands for this room already by
+    /// the same creator.
+    ///
+    /// # Errors
+    /// If it is taken, or the store fails.
+    pub async fn set_alias(&self, alias: &RoomAliasId, room_id: &RoomId, creator: &UserId) -> Result<(), Fault> {
+        let row = Alias { alias: alias.to_owned(), room_id: room_id.to_owned(), creator: creator.to_owned() };
+        match self.cas_alias(alias, None, Some(&row)).await? {
+            CasOutcome::Applied => Ok(()),
+            CasOutcome::Found(_) => {
+                Err(Fault::new(ErrorClass::Conflict, "M_ROOM_IN_USE", format!("the alias {alias} is taken")))
+            }
+        }
+    }
+
+    /// Takes an alias away. Its creator may, and whoever may name the room.
+    ///
+    /// # Errors
+    /// If there is none, or the user may not.
+    pub async fn delete_alias(&self, alias: &RoomAliasId, user_id: &UserId, is_admin: bool) -> Result<Alias, Fault> {
+        let missing = || Fault::not_found("there is no such alias");
+        let row = self.resolve_alias(alias).await?.ok_or_else(missing)?;
+        if row.creator != user_id && !is_admin {
+            self.ask(&row.room_id, RoomCommand::MayAlias { user_id: user_id.to_owned() }).await?;
+        }
+        match self.cas_alias(alias, Some(&row), None).await? {
+            CasOutcome::Applied => Ok(row),
+            CasOutcome::Found(_) => Err(missing()),
+        }
+    }
+
+    /// A compare-and-set whose unknown outcome is read back.
+    async fn cas_alias(
+        &self,
+        alias: &RoomAliasId,
+        expected: Option<&Alias>,
+        new: Option<&Alias>,
+    ) -> Result<CasOutcome, Fault> {
+        let store = Arc::clone(self.env.store());
+        let partition = key![alias.as_str()];
+        let expected = expected.map(record::encode).transpose()?;
+        let new = new.map(record::encode).transpose()?;
+        match store.compare_and_set(&tables::ALIASES, &partition, &Key::EMPTY, expected, new.clone()).await {
+            Err(StoreError::Unknown(why)) => {
+                let found = store.get(&tables::ALIASES, &partition, &Key::EMPTY).await?;
+                if found == new { Ok(CasOutcome::Applied) } else { Err(StoreError::Unknown(why).into()) }
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Sending events: build, authorise, and stage all that an event says.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cofactor_entity::{Cx, Decision, Read};
+use cofactor_room::{
+    AuthError, AuthorError, Draft, EventRef, Outcome, Pdu, Verified, author, classify, next_depth,
+    parse_client_content, select_auth_events,
+};
+use cofactor_store::{key, record, tables};
+use cofactor_types::{ErrorClass, Fault, Position};
+use cofactor_wire::room::{
+    CurrentState, EventRecord, KeyHistory, Mention, NewEvent, OWN_EVENT, ReceiptRecord, RoomReply, StateChange,
+    StateDelta, Transaction, class, state_sub,
+};
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UInt, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
+use serde_json::value::RawValue;
+
+use crate::{
+    entity::{Room, RoomEntity, RoomsConfig},
+    record::{Annotations, to_record},
+    stripped::deliver_membership,
+};
+
+impl RoomEntity {
+    pub(crate) fn send(
+        &mut self,
+        sender: OwnedUserId,
+        transaction: Option<Transaction>,
+        event: NewEvent,
+        cx: &mut Cx,
+    ) -> Decision<Self> {
+        if event.event_type == "m.room.redaction" && event.redacts.is_some() {
+            return self.redact(sender, transaction, event, cx);
+        }
+        Decision::from_result(self.try_send(&sender, transaction, &event, cx))
+    }
+
+    fn try_send(
+        &mut self,
+        sender: &OwnedUserId,
+        transaction: Option<Transaction>,
+        event: &NewEvent,
+        cx: &mut Cx,
+    ) -> Result<Decision<Self>, Fault> {
+        let config = self.config.clone();
+        let room = self.room()?;
+        if let Some(done) = room.repeated(sender, &event.event_type, transaction.as_ref()) {
+            return Ok(Decision::Reply(Ok(done)));
+        }
+        if event.event_type == "m.room.member" {
+            return Err(Fault::forbidden("memberships are changed by the membership endpoints"));
+        }
+        if event.event_type == "m.room.create" {
+            return Err(Fault::forbidden("a room is created once"));
+        }
+        if let Some(unchanged) = room.unchanged(sender, event) {
+            return Ok(Decision::Reply(Ok(unchanged)));
+        }
+        let pdu = room.author(&config, cx, sender, event)?;
+        let reply = room.accept(&config, cx, &pdu, transaction)?;
+        Ok(Decision::Commit(reply))
+    }
+}
+
+impl Room {
+    /// The answer that a transaction had before.
+    pub(crate) fn repeated(
+        &self,
+        sender: &OwnedUserId,
+        event_type: &str,
+        transaction: Option<&Transaction>,
+    ) -> Option<RoomReply> {
+        let (event_id, position) = self.transactions.get(sender, event_type, transaction?)?;
+        Some(RoomReply::Sent { event_id, position })
+    }
+
+    /// A state event that says what stands already makes no new event.
+    fn unchanged(&self, sender: &UserId, event: &NewEvent) -> Option<RoomReply> {
+        let state_key = event.state_key.as_deref()?;
+        let current = self.state.event(&event.event_type.as_str().into(), state_key)?;
+        let same = current.pdu.sender() == sender
+            && parse_client_content(&event.content).ok()?
+                == parse_client_content(current.pdu.content().get().as_bytes()).ok()?;
+        let event_id = current.pdu.event_id().to_owned();
+        same.then_some(RoomReply::Sent { event_id, position: current.position })
+    }
+
+    /// Builds, signs and authorises an event at the end of the room.
+    pub(crate) fn author(
+        &self,
+        config: &RoomsConfig,
+        cx: &Cx,
+        sender: &UserId,
+        event: &NewEvent,
+    ) -> Result<Arc<Pdu>, Fault> {
+        let room_id = cx.id().room_id().ok_or_else(|| Fault::invalid("not a room id"))?;
+        let content = parse_client_content(&event.content).map_err(|error| Fault::bad_json(error.to_string()))?;
+        let raw: &RawValue =
+            serde_json::from_slice(&event.content).map_err(|error| Fault::bad_json(error.to_string()))?;
+        let event_type = TimelineEventType::from(event.event_type.as_str());
+        let version = self.state.version;
+        let state_key = event.state_key.as_deref();
+        let auth_events = select_auth_events(version, &event_type, sender, state_key, raw, &self.state);
+        let auth_events = auth_events.map_err(author_fault)?;
+        let auth_refs = auth_events.iter().map(|event| EventRef::to(event)).collect::<Result<Vec<_>, _>>();
+        let auth_refs = auth_refs.map_err(|error| Fault::internal(error.to_string()))?;
+        let localpart = if version.event_id_in_event() { cx.env().entropy().alphanumeric(18) } else { String::new() };
+        let draft = Draft {
+            room_id: Some(&room_id),
+            sender,
+            event_type: &event_type,
+            state_key,
+            content,
+            redacts: event.redacts.as_deref(),
+            origin_server_ts: now(cx),
+            prev_events: &self.extremities,
+            auth_events: &auth_refs,
+            depth: next_depth([self.depth]),
+            unsigned: None,
+            event_id_localpart: &localpart,
+        };
+        let pdu = author(version, draft, config.key_pair()).map_err(author_fault)?;
+        self.authorise(pdu, &auth_events)
+    }
+
+    /// Local events take the same way in as all others; only their signature is known to be good.
+    fn authorise(&self, pdu: Pdu, auth_events: &[Arc<Pdu>]) -> Result<Arc<Pdu>, Fault> {
+        let create = self.state.create()?;
+        let known = |event_id: &EventId| auth_events.iter().find(|event| event.event_id() == event_id).cloned();
+        let cited = Verified::local(pdu).check_auth_events(Some(create.event_id()), &known).map_err(auth_fault)?;
+        // A local event is at the end of the room: the state before it is the current one.
+        match cited.judge(&self.state, &self.state) {
+            Outcome::Accepted(pdu) => Ok(pdu),
+            Outcome::SoftFailed { reason, .. } | Outcome::Rejected { reason, .. } => Err(auth_fault(reason)),
+        }
+    }
+
+    /// Takes an authorised event into the room, and stages everything it says.
+    pub(crate) fn accept(
+        &mut self,
+        config: &RoomsConfig,
+        cx: &mut Cx,
+        pdu: &Arc<Pdu>,
+        transaction: Option<Transaction>,
+    ) -> Result<RoomReply, Fault> {
+        let power = if self.state.create().is_ok() { Some(self.state.power()?) } else { None };
+        let class = classify(pdu, power.as_deref());
+        let position = cx.allocate()?;
+        let before = if pdu.state_key().is_some() { self.state.set(pdu, position) } else { None };
+
+        self.totals.notify += u64::from(class.notify);
+        self.totals.highlight += u64::from(class.highlight_room);
+        let annotations = Annotations {
+            transaction: transaction.clone(),
+            totals: self.totals,
+            notify: class.notify,
+            highlight: class.highlight_room,
+            unsigned: previous_content(before.as_ref().map(|event| &*event.pdu)),
+        };
+        let record = to_record(pdu, annotations)?;
+        let encoded = record::encode(&record)?;
+        let no_sub = Arc::from("");
+        cx.append(class::TIMELINE, &no_sub, position, encoded.clone());
+        let at = record::encode(&position.0)?;
+        cx.put(&tables::EVENT_POSITIONS, key![cx.id()], key![pdu.event_id().as_str()], at);
+        if let Some(state_key) = pdu.state_key() {
+            stage_state(cx, position, &record, state_key, before.map(|event| event.position))?;
+        }
+        for user_id in class.mentions.iter().filter(|user_id| *user_id != pdu.sender()) {
+            if self.state.membership(user_id) == MembershipState::Join {
+                let mention = Mention { highlight: true, counted: class.notify };
+                let clustering = key![user_id.as_str(), position];
+                cx.put(&tables::MENTIONS, key![cx.id()], clustering, record::encode(&mention)?);
+            }
+        }
+        if class.notify {
+            self.stage_own_event(cx, pdu, position)?;
+        }
+        cx.publish(class::TIMELINE, position, encoded);
+        if *pdu.event_type() == TimelineEventType::RoomMember {
+            deliver_membership(config, cx, &self.state, pdu, position)?;
+        }
+
+        self.extremities = vec![EventRef::to(pdu).map_err(|error| Fault::internal(error.to_string()))?];
+        self.depth = pdu.depth();
+        self.head = position;
+        self.recent.note(pdu.event_id().to_owned(), position, self.totals);
+        if let Some(transaction) = transaction {
+            let sender = pdu.sender().to_owned();
+            let event_type = pdu.event_type().to_string();
+            self.transactions.note(&sender, &event_type, &transaction, pdu.event_id().to_owned(), position);
+        }
+        Ok(RoomReply::Sent { event_id: pdu.event_id().to_owned(), position })
+    }
+
+    /// Who sends has read what was before.
+    fn stage_own_event(&self, cx: &mut Cx, pdu: &Pdu, position: Position) -> Result<(), Fault> {
+        let own = ReceiptRecord {
+            user_id: pdu.sender().to_owned(),
+            receipt_type: OWN_EVENT.to_owned(),
+            thread_id: String::new(),
+            event_id: pdu.event_id().to_owned(),
+            event_position: position,
+            totals: self.totals,
+            ts: pdu.origin_server_ts(),
+            position,
+        };
+        let clustering = key![pdu.sender().as_str(), OWN_EVENT, ""];
+        cx.put(&tables::RECEIPTS, key![cx.id()], clustering, record::encode(&own)?);
+        Ok(())
+    }
+
+    /// Where an event stands, and the totals there; `Err` says what to read first.
+    pub(crate) fn position_of(&self, cx: &Cx, event_id: &OwnedEventId) -> Result<Option<Position>, Read> {
+        if let Some((position, _)) = self.recent.get(event_id) {
+            return Ok(Some(position));
+        }
+        let (partition, clustering) = (key![cx.id()], key![event_id.as_str()]);
+        match cx.row(&tables::EVENT_POSITIONS, &partition, &clustering) {
+            Some(found) => Ok(found.and_then(|value| record::decode::<u64>(&value).ok()).map(Position)),
+            None => Err(Read::Row { table: &tables::EVENT_POSITIONS, partition, clustering }),
+        }
+    }
+}
+
+impl RoomEntity {
+    pub(crate) fn locate(&mut self, event_id: OwnedEventId, cx: &mut Cx) -> Decision<Self> {
+        let room = match self.room() {
+            Ok(room) => room,
+            Err(fault) => return Decision::Reply(Err(fault)),
+        };
+        match room.position_of(cx, &event_id) {
+            Ok(position) => Decision::Reply(Ok(RoomReply::Located { position })),
+            Err(read) => Decision::Need(cofactor_wire::room::RoomCommand::Locate { event_id }, vec![read]),
+        }
+    }
+}
+
+/// The rows by which readers find the state: now, by change, and by key.
+fn stage_state(
+    cx: &mut Cx,
+    position: Position,
+    event: &EventRecord,
+    state_key: &str,
+    before: Option<Position>,
+) -> Result<(), Fault> {
+    let change = StateChange {
+        event_type: event.event_type.clone(),
+        state_key: state_key.to_owned(),
+        position: Some(position),
+        before,
+    };
+    cx.append(class::STATE, &Arc::from(""), position, record::encode(&StateDelta { changes: vec![change] })?);
+    let sub: Arc<str> = state_sub(&event.event_type, state_key).into();
+    cx.append(class::KEY_HISTORY, &sub, position, record::encode(&KeyHistory { position: Some(position) })?);
+    let current = CurrentState { position, event: event.clone() };
+    let clustering = key![event.event_type.as_str(), state_key];
+    cx.put(&tables::ROOM_STATE, key![cx.id()], clustering, record::encode(&current)?);
+    Ok(())
+}
+
+/// `unsigned.prev_content` and its kin. <https://spec.matrix.org/v1.19/client-server-api/#room-event-format>
+fn previous_content(before: Option<&Pdu>) -> Bytes {
+    before.map_or_else(Bytes::new, |before| {
+        let content = before.content().get();
+        let text = format!(
+            r#""prev_content":{content},"prev_sender":"{}","replaces_state":"{}""#,
+            before.sender(),
+            before.event_id()
+        );
+        Bytes::from(text)
+    })
+}
+
+pub(crate) fn now(cx: &Cx) -> MilliSecondsSinceUnixEpoch {
+    MilliSecondsSinceUnixEpoch(UInt::new_saturating(cx.now_ms()))
+}
+
+pub(crate) fn author_fault(error: AuthorError) -> Fault {
+    match error {
+        AuthorError::TooLarge { .. } | AuthorError::FieldTooLong { .. } => {
+            Fault::new(ErrorClass::Invalid, "M_TOO_LARGE", error.to_string())
+        }
+        AuthorError::TooDeep | AuthorError::Invalid(_) => Fault::bad_json(error.to_string()),
+        AuthorError::InvalidReferences(_) | AuthorError::Sign(_) | AuthorError::Pdu(_) => {
+            Fault::internal(error.to_string())
+        }
+    }
+}
+
+pub(crate) fn auth_fault(error: AuthError) -> Fault {
+    match error {
+        AuthError::Forbidden(_) => Fault::forbidden(error.to_string()),
+        AuthError::Invalid(_) => Fault::forbidden(error.to_string()),
+        AuthError::UnknownAuthEvent(_) => Fault::internal(error.to_string()),
+    }
+}

@@ -1,0 +1,123 @@
+//! The current state of a room, in memory.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cofactor_room::{Pdu, PowerLevels, RoomVersion, StateView};
+use cofactor_types::{Fault, Position};
+use ruma::{
+    UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
+
+/// A state event and where it stands in the timeline.
+#[derive(Clone, Debug)]
+pub(crate) struct StateEvent {
+    pub(crate) pdu: Arc<Pdu>,
+    pub(crate) position: Position,
+}
+
+/// The current state.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) version: &'static RoomVersion,
+    events: BTreeMap<StateEventType, BTreeMap<Box<str>, StateEvent>>,
+    power_levels: Option<Arc<PowerLevels>>,
+    joined: u64,
+    invited: u64,
+}
+
+impl State {
+    pub(crate) fn new(version: &'static RoomVersion) -> Self {
+        Self { version, events: BTreeMap::new(), power_levels: None, joined: 0, invited: 0 }
+    }
+
+    pub(crate) fn event(&self, event_type: &StateEventType, state_key: &str) -> Option<&StateEvent> {
+        self.events.get(event_type)?.get(state_key)
+    }
+
+    /// Sets one key and returns what was there.
+    pub(crate) fn set(&mut self, pdu: &Arc<Pdu>, position: Position) -> Option<StateEvent> {
+        let (event_type, state_key) = pdu.state_slot()?;
+        self.count(&event_type, state_key, -1);
+        let event = StateEvent { pdu: Arc::clone(pdu), position };
+        let before = self.events.entry(event_type.clone()).or_default().insert(state_key.into(), event);
+        self.count(&event_type, state_key, 1);
+        if matches!(event_type, StateEventType::RoomPowerLevels | StateEventType::RoomCreate) {
+            self.power_levels = None;
+        }
+        before
+    }
+
+    /// Replaces the content of a current event after its redaction.
+    pub(crate) fn replace(&mut self, pdu: &Arc<Pdu>) -> bool {
+        let Some((event_type, state_key)) = pdu.state_slot() else { return false };
+        match self.event(&event_type, state_key) {
+            Some(current) if current.pdu.event_id() == pdu.event_id() => {
+                let position = current.position;
+                self.set(pdu, position);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn count(&mut self, event_type: &StateEventType, state_key: &str, by: i64) {
+        if *event_type != StateEventType::RoomMember {
+            return;
+        }
+        let membership = self.event(event_type, state_key).map(|event| membership_of(&event.pdu));
+        let counter = match membership {
+            Some(MembershipState::Join) => &mut self.joined,
+            Some(MembershipState::Invite) => &mut self.invited,
+            _ => return,
+        };
+        *counter = counter.saturating_add_signed(by);
+    }
+
+    pub(crate) fn joined(&self) -> u64 {
+        self.joined
+    }
+
+    pub(crate) fn invited(&self) -> u64 {
+        self.invited
+    }
+
+    pub(crate) fn membership(&self, user_id: &UserId) -> MembershipState {
+        self.event(&StateEventType::RoomMember, user_id.as_str())
+            .map_or(MembershipState::Leave, |event| membership_of(&event.pdu))
+    }
+
+    /// All member events.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &StateEvent> {
+        self.events.get(&StateEventType::RoomMember).into_iter().flat_map(BTreeMap::values)
+    }
+
+    pub(crate) fn create(&self) -> Result<&Arc<Pdu>, Fault> {
+        let create = self.event(&StateEventType::RoomCreate, "");
+        create.map(|event| &event.pdu).ok_or_else(|| Fault::internal("the room has no create event"))
+    }
+
+    /// Who may do what.
+    pub(crate) fn power(&mut self) -> Result<Arc<PowerLevels>, Fault> {
+        if let Some(levels) = &self.power_levels {
+            return Ok(Arc::clone(levels));
+        }
+        let power_levels = self.event(&StateEventType::RoomPowerLevels, "").map(|event| &*event.pdu);
+        let levels = PowerLevels::from_state(self.create()?, power_levels)
+            .map(Arc::new)
+            .map_err(|error| Fault::internal(format!("the room's power levels cannot be read: {error}")))?;
+        self.power_levels = Some(Arc::clone(&levels));
+        Ok(levels)
+    }
+}
+
+impl StateView for State {
+    fn get(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
+        self.event(event_type, state_key).map(|event| Arc::clone(&event.pdu))
+    }
+}
+
+/// The membership that a member event says.
+pub(crate) fn membership_of(pdu: &Pdu) -> MembershipState {
+    pdu.content_string("membership").map_or(MembershipState::Leave, MembershipState::from)
+}
