@@ -3,7 +3,6 @@
 mod auth_rules;
 mod author;
 mod chain_cover;
-mod history;
 mod receive;
 mod redact;
 mod resolve;

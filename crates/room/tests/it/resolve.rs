@@ -19,10 +19,6 @@ use crate::support::{ALICE, BOB, CAROL, DAVE, State, World};
 
 type Ids = BTreeMap<(String, String), OwnedEventId>;
 
-fn ids(state: &State) -> Ids {
-    state.0.iter().map(|(key, pdu)| (key.clone(), pdu.event_id().to_owned())).collect()
-}
-
 fn tree_ids(tree: &StateTree) -> Ids {
     tree.iter().map(|e| ((e.event_type().to_owned(), e.state_key().to_owned()), e.event_id().to_owned())).collect()
 }
