@@ -294,3 +294,15 @@ fn missing_events_are_named_until_all_are_there_and_unconflicted_members_are_not
     let resolved = plan.resolve(&source, |_| None).unwrap();
     assert_eq!(resolved, resolve_delta(&world, &[&right, &left]));
 }
+
+#[test]
+fn a_state_tree_with_its_events_serves_as_a_view_of_the_state() {
+    let world = World::named("12");
+    let state = world.furnish("public", &[(BOB, 50)]);
+    let tree = world.tree(&state);
+    let view = cofactor_room::TreeState { tree: &tree, events: &world };
+    let message = world.attempt(BOB, "m.room.message", None, &json!({}), &state).unwrap();
+    assert!(cofactor_room::authorize_event(&message, &view).is_ok());
+    let outside = world.build(CAROL, "m.room.message", None, crate::support::object(&json!({})), None, &state);
+    assert!(cofactor_room::authorize_event(&outside, &view).is_err());
+}

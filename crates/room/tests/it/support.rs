@@ -251,19 +251,13 @@ impl World {
         self.events.borrow_mut().insert(id.clone(), Arc::clone(pdu));
         let position = self.positions.borrow().len() as u64;
         self.positions.borrow_mut().insert(id, position);
-        if let Some(key) = pdu.state_key() {
-            let mut chains = self.chains.borrow_mut();
-            let cited = pdu.auth_events().iter().map(|id| &**id);
-            chains.insert(pdu.event_id(), &pdu.event_type().to_string(), key, cited).unwrap();
-        }
+        self.chains.borrow_mut().insert_pdu(pdu).unwrap();
         *self.tip.borrow_mut() = vec![Arc::clone(pdu)];
     }
 
     pub(crate) fn tree(&self, state: &State) -> StateTree {
-        let entry = |((event_type, key), pdu): (&(String, String), &Arc<Pdu>)| {
-            StateEntry::new(event_type, key, pdu.event_id().to_owned(), self.positions.borrow()[pdu.event_id()])
-        };
-        state.0.iter().map(entry).collect()
+        let entry = |pdu: &Arc<Pdu>| StateEntry::of(pdu, self.positions.borrow()[pdu.event_id()]).unwrap();
+        state.0.values().map(entry).collect()
     }
 
     pub(crate) fn state(&self, tree: &StateTree) -> State {
