@@ -165,6 +165,48 @@ fn resolving_the_difference_equals_resolving_the_whole_in_any_order() {
     }
 }
 
+/// Puts older events, or none, into places of all branches or of one, as earlier mishaps of other servers would: the
+/// events in conflict then rest on others than those that the states agree about.
+fn damage(world: &World, rng: &mut StdRng, branches: &mut [State]) {
+    let mut known: Vec<Arc<Pdu>> = world.events.borrow().values().cloned().collect();
+    known.sort_by_key(|pdu| world.positions.borrow()[pdu.event_id()]);
+    known.retain(|pdu| pdu.event_type().to_string() != "m.room.create");
+    for _ in 0..rng.random_range(1..6) {
+        let event = &known[rng.random_range(0..known.len())];
+        let only = rng.random_bool(0.3).then(|| rng.random_range(0..branches.len()));
+        let is_removal = rng.random_bool(0.3);
+        for (number, branch) in branches.iter_mut().enumerate() {
+            if only.is_some_and(|only| only != number) {
+                continue;
+            }
+            if is_removal {
+                *branch = branch.without(&event.event_type().to_string(), event.state_key().unwrap());
+            } else {
+                branch.set(event);
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_states_resolve_as_the_whole_ones_do() {
+    for version in supported_room_versions() {
+        let StateResolutionVersion::V2(rules) = version.rules().state_res else { continue };
+        for seed in 0..SEEDS {
+            let world = World::new(version);
+            let mut branches = random_branches(&world, seed);
+            let mut rng = StdRng::seed_from_u64(seed);
+            for round in 0..4 {
+                damage(&world, &mut rng, &mut branches);
+                let order: Vec<&State> = branches.iter().collect();
+                let expected = resolve_full(&world, &order, rules, true);
+                let ours = tree_ids(&resolve_delta(&world, &order));
+                assert_eq!(ours, expected, "version {} seed {seed} round {round}", version.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn version_one_resolves_the_same_in_any_order_and_keeps_what_is_not_contested() {
     for seed in 0..SEEDS {
