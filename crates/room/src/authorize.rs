@@ -14,7 +14,7 @@ use ruma::{
     state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules, events::RoomCreateEvent},
 };
 
-use crate::{pdu::Pdu, versions::room_version};
+use crate::{pdu::Pdu, state::StateTree, versions::room_version};
 
 /// Finds events of a room by their id, whether they are part of the state or not.
 ///
@@ -39,6 +39,21 @@ pub trait StateView {
 impl<F: Fn(&StateEventType, &str) -> Option<Arc<Pdu>>> StateView for F {
     fn get(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
         self(event_type, state_key)
+    }
+}
+
+/// A state tree together with the events that it names.
+#[derive(Debug)]
+pub struct TreeState<'a, S> {
+    /// The state.
+    pub tree: &'a StateTree,
+    /// Where its events are; one that is not there counts as absent from the state.
+    pub events: &'a S,
+}
+
+impl<S: EventSource> StateView for TreeState<'_, S> {
+    fn get(&self, event_type: &StateEventType, state_key: &str) -> Option<Arc<Pdu>> {
+        self.events.event(self.tree.get(event_type, state_key)?.event_id())
     }
 }
 

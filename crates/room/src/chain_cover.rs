@@ -12,13 +12,17 @@
 
 mod query;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{EventId, OwnedEventId};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 pub use self::query::CommonState;
+use crate::pdu::Pdu;
 
 /// The number of an event in the order of insertion.
 type EventIndex = u32;
@@ -70,8 +74,9 @@ struct Chain {
 #[derive(Debug, Clone, Default)]
 pub struct ChainCover {
     events: Vec<Event>,
-    by_id: FxHashMap<OwnedEventId, EventIndex>,
-    slots: FxHashSet<Slot>,
+    // Ordered maps, because peers choose these keys: no choice of theirs makes a look-up slow.
+    by_id: BTreeMap<OwnedEventId, EventIndex>,
+    slots: BTreeSet<Slot>,
     chains: Vec<Chain>,
     /// How far a chain leads in another one, by its links alone.
     reach: FxHashMap<(u32, u32), u32>,
@@ -139,6 +144,17 @@ impl ChainCover {
         self.by_id.insert(event_id.to_owned(), index);
         self.events.push(Event { id: event_id.to_owned(), slot, place, auth_events: cited });
         Ok(())
+    }
+
+    /// Puts a state event into the graph, as [`Self::insert`]; an event without state key is never cited.
+    ///
+    /// # Errors
+    ///
+    /// [`ChainError::Unknown`] if a cited event is not in the graph; nothing is changed then.
+    pub fn insert_pdu(&mut self, pdu: &Pdu) -> Result<(), ChainError> {
+        let Some(state_key) = pdu.state_key() else { return Ok(()) };
+        let cited = pdu.auth_events().iter().map(|id| &**id);
+        self.insert(pdu.event_id(), &pdu.event_type().to_string(), state_key, cited)
     }
 
     fn intern_slot(&mut self, event_type: &str, state_key: &str) -> Slot {

@@ -3,7 +3,7 @@
 //! # What it is for
 //!
 //! Everything that two honest servers must agree about lives here: what an event looks like in each room
-//! version ([`pdu`]), how one is written ([`author`]), how one that arrives is checked ([`receive`]), who may do
+//! version ([`pdu`]), how one is written ([`mod@author`]), how one that arrives is checked ([`receive`]), who may do
 //! what ([`authorize`], [`power`]), what a redaction removes ([`redact`]), who may see an event
 //! ([`visibility`]), what the state of a room is ([`state`]) and how two views of it become one ([`resolve`],
 //! [`chain_cover`]).
@@ -26,6 +26,11 @@
 //! - The result of [`resolve`] does not depend on the order of its inputs, and its cost depends on what differs.
 //! - No function recurses over data of a peer without a bound.
 //!
+//! # Known limits
+//!
+//! Room versions 1 to 5 allowed JSON that is not canonical: floats, and integers beyond ±(2^53 − 1). Such events are
+//! dropped here in every version, as they cannot be represented.
+//!
 //! # How to add a room version
 //!
 //! Add one row to the table in [`versions`]. `/capabilities` and the tests iterate that table.
@@ -45,9 +50,9 @@ pub mod versions;
 pub mod visibility;
 
 pub use author::{AuthorError, Draft, EventRef, author, next_depth, select_auth_events};
-pub use authorize::{AuthError, EventSource, StateView, authorize_event, check_auth_events};
+pub use authorize::{AuthError, EventSource, StateView, TreeState, authorize_event, check_auth_events};
 pub use canonical::{CanonicalError, parse_client_content, parse_pdu_object};
-pub use chain_cover::ChainCover;
+pub use chain_cover::{ChainCover, ChainError};
 pub use notify::{Class, classify};
 pub use pdu::{Pdu, PduError};
 pub use power::PowerLevels;

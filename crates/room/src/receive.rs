@@ -55,7 +55,7 @@ pub enum Dropped {
 #[derive(Debug, Clone)]
 pub struct Checked {
     object: CanonicalJsonObject,
-    version: &'static RoomVersion,
+    pdu: Pdu,
 }
 
 impl Checked {
@@ -82,9 +82,13 @@ impl Checked {
         }
         object.remove("unsigned");
         check_format(&object, version)?;
-        // Parsing again after a redaction cannot fail on fields that parse now.
-        Pdu::from_canonical(object.clone(), version)?;
-        Ok(Self { object, version })
+        let pdu = Pdu::from_canonical(object.clone(), version)?;
+        Ok(Self { object, pdu })
+    }
+
+    /// The event as it arrived; nothing in it is proven yet, but a caller may need its sender, room and time.
+    pub fn unverified(&self) -> &Pdu {
+        &self.pdu
     }
 
     /// The servers that must have signed the event, so that the caller can get their keys.
@@ -113,8 +117,9 @@ impl Checked {
         if was_redacted {
             redact_in_place(&mut self.object, &rules.redaction, None)
                 .map_err(|error| Dropped::Format(error.to_string()))?;
+            self.pdu = Pdu::from_canonical(self.object, self.pdu.version())?;
         }
-        let pdu = Arc::new(Pdu::from_canonical(self.object, self.version)?);
+        let pdu = Arc::new(self.pdu);
         Ok(Verified { pdu, was_redacted })
     }
 
@@ -122,8 +127,8 @@ impl Checked {
     ///
     /// See rule 5.2 of <https://spec.matrix.org/v1.19/rooms/v12/#authorisation-rules>.
     fn rules(&self) -> RoomVersionRules {
-        let mut rules = self.version.rules().clone();
-        let is_member = self.object.get("type").and_then(|value| value.as_str()) == Some("m.room.member");
+        let mut rules = self.pdu.version().rules().clone();
+        let is_member = *self.pdu.event_type() == TimelineEventType::RoomMember;
         if !is_member && rules.signatures.check_join_authorised_via_users_server {
             rules.signatures = SignaturesRules::V3;
         }
@@ -153,7 +158,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// An event that this server has just written and signed with [`crate::author`].
+    /// An event that this server has just written and signed with [`crate::author()`].
     pub fn local(pdu: Pdu) -> Self {
         Self { pdu: Arc::new(pdu), was_redacted: false }
     }

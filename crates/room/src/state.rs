@@ -20,6 +20,7 @@ pub use self::{
     diff::StateChange,
     policy::{SnapshotPolicy, StoreAs},
 };
+use crate::pdu::Pdu;
 
 /// The SHA-256 of an encoded node.
 pub type NodeId = [u8; 32];
@@ -67,6 +68,12 @@ impl StateEntry {
     /// The event at the position of the room's log.
     pub fn new(event_type: &str, state_key: &str, event_id: OwnedEventId, position: u64) -> Self {
         Self { event_type: intern_type(event_type), state_key: state_key.into(), event_id, position }
+    }
+
+    /// A state event at the position of the room's log; `None` for an event that has no state key.
+    pub fn of(pdu: &Pdu, position: u64) -> Option<Self> {
+        let state_key = pdu.state_key()?;
+        Some(Self::new(&pdu.event_type().to_string(), state_key, pdu.event_id().to_owned(), position))
     }
 
     /// The type of the event.

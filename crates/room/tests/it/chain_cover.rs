@@ -71,7 +71,8 @@ impl CommonState for Common {
     }
 }
 
-fn numbers(ids: Vec<OwnedEventId>) -> BTreeSet<usize> {
+fn numbers(ids: impl AsRef<[OwnedEventId]>) -> BTreeSet<usize> {
+    let ids = ids.as_ref();
     let count = ids.len();
     let set: BTreeSet<usize> = ids.iter().map(|id| id.as_str().trim_start_matches("$event").parse().unwrap()).collect();
     assert_eq!(set.len(), count, "an event was named twice");

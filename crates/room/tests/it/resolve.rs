@@ -19,10 +19,6 @@ use crate::support::{ALICE, BOB, CAROL, DAVE, State, World};
 
 type Ids = BTreeMap<(String, String), OwnedEventId>;
 
-fn ids(state: &State) -> Ids {
-    state.0.iter().map(|(key, pdu)| (key.clone(), pdu.event_id().to_owned())).collect()
-}
-
 fn tree_ids(tree: &StateTree) -> Ids {
     tree.iter().map(|e| ((e.event_type().to_owned(), e.state_key().to_owned()), e.event_id().to_owned())).collect()
 }
@@ -169,6 +165,48 @@ fn resolving_the_difference_equals_resolving_the_whole_in_any_order() {
     }
 }
 
+/// Puts older events, or none, into places of all branches or of one, as earlier mishaps of other servers would: the
+/// events in conflict then rest on others than those that the states agree about.
+fn damage(world: &World, rng: &mut StdRng, branches: &mut [State]) {
+    let mut known: Vec<Arc<Pdu>> = world.events.borrow().values().cloned().collect();
+    known.sort_by_key(|pdu| world.positions.borrow()[pdu.event_id()]);
+    known.retain(|pdu| pdu.event_type().to_string() != "m.room.create");
+    for _ in 0..rng.random_range(1..6) {
+        let event = &known[rng.random_range(0..known.len())];
+        let only = rng.random_bool(0.3).then(|| rng.random_range(0..branches.len()));
+        let is_removal = rng.random_bool(0.3);
+        for (number, branch) in branches.iter_mut().enumerate() {
+            if only.is_some_and(|only| only != number) {
+                continue;
+            }
+            if is_removal {
+                *branch = branch.without(&event.event_type().to_string(), event.state_key().unwrap());
+            } else {
+                branch.set(event);
+            }
+        }
+    }
+}
+
+#[test]
+fn damaged_states_resolve_as_the_whole_ones_do() {
+    for version in supported_room_versions() {
+        let StateResolutionVersion::V2(rules) = version.rules().state_res else { continue };
+        for seed in 0..SEEDS {
+            let world = World::new(version);
+            let mut branches = random_branches(&world, seed);
+            let mut rng = StdRng::seed_from_u64(seed);
+            for round in 0..4 {
+                damage(&world, &mut rng, &mut branches);
+                let order: Vec<&State> = branches.iter().collect();
+                let expected = resolve_full(&world, &order, rules, true);
+                let ours = tree_ids(&resolve_delta(&world, &order));
+                assert_eq!(ours, expected, "version {} seed {seed} round {round}", version.name());
+            }
+        }
+    }
+}
+
 #[test]
 fn version_one_resolves_the_same_in_any_order_and_keeps_what_is_not_contested() {
     for seed in 0..SEEDS {
@@ -297,4 +335,16 @@ fn missing_events_are_named_until_all_are_there_and_unconflicted_members_are_not
     assert!(loaded.borrow().len() <= 12, "{} events for one conflict", loaded.borrow().len());
     let resolved = plan.resolve(&source, |_| None).unwrap();
     assert_eq!(resolved, resolve_delta(&world, &[&right, &left]));
+}
+
+#[test]
+fn a_state_tree_with_its_events_serves_as_a_view_of_the_state() {
+    let world = World::named("12");
+    let state = world.furnish("public", &[(BOB, 50)]);
+    let tree = world.tree(&state);
+    let view = cofactor_room::TreeState { tree: &tree, events: &world };
+    let message = world.attempt(BOB, "m.room.message", None, &json!({}), &state).unwrap();
+    assert!(cofactor_room::authorize_event(&message, &view).is_ok());
+    let outside = world.build(CAROL, "m.room.message", None, crate::support::object(&json!({})), None, &state);
+    assert!(cofactor_room::authorize_event(&outside, &view).is_err());
 }

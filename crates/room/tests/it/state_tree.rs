@@ -197,3 +197,30 @@ fn stored_state_stays_within_the_bytes_of_the_state_events() {
     assert!(state_bytes + event_bytes <= 2 * event_bytes, "{state_bytes} bytes of state, {event_bytes} of events");
     assert!(state_bytes * 100 <= event_bytes * 130, "{state_bytes} bytes of state, {event_bytes} of events");
 }
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The stored forms of version 1, which must be read for ever. A change of these bytes needs a new form version.
+#[test]
+fn the_stored_forms_of_version_one_do_not_change() {
+    let ids = [hash_id(1), EventId::parse("$text:a.test").unwrap(), hash_id(3)];
+    let mut tree = StateTree::new();
+    tree.insert(StateEntry::new("m.room.member", "@a:a.test", ids[0].clone(), 300));
+    tree.insert(StateEntry::new("org.example.x", "", ids[1].clone(), 1));
+    let before = tree.clone();
+    tree.insert(StateEntry::new("m.room.topic", "", ids[2].clone(), 2));
+    tree.remove("org.example.x", "");
+    let changes = encode_changes(&before.diff(&tree));
+    let nodes = before.new_nodes_since(&StateTree::new());
+    assert_eq!(hex(&changes), GOLDEN_CHANGES);
+    assert_eq!(nodes.len(), 1);
+    assert_eq!(hex(&nodes[0].1), GOLDEN_NODE);
+    assert_eq!(before.root_id().map(|id| hex(&id)).as_deref(), Some(GOLDEN_ROOT));
+}
+
+const GOLDEN_CHANGES: &str =
+    "0102010800013f74df7d2c6da6da0000000000000000000000000000000000000000000000000200000d6f72672e6578616d706c652e7800";
+const GOLDEN_NODE: &str = "010002020940613a612e7465737401157c4a7fb979379e000000000000000000000000000000000000000000000000ac02000d6f72672e6578616d706c652e7800000c24746578743a612e7465737401000000";
+const GOLDEN_ROOT: &str = "1b4840004be85d817e388fbc27e5835def7074b7d24a3008f8eb1f45955cfd95";

@@ -202,11 +202,27 @@ impl World {
         redacts: Option<&EventId>,
         state: &State,
     ) -> Arc<Pdu> {
-        let event_type = TimelineEventType::from(event_type);
         let raw = serde_json::value::to_raw_value(&content).unwrap();
-        let auth = select_auth_events(self.version, &event_type, user(sender), key, &raw, state).unwrap_or_default();
+        let kind = TimelineEventType::from(event_type);
+        let auth = select_auth_events(self.version, &kind, user(sender), key, &raw, state).unwrap_or_default();
+        let tip = self.tip.borrow().clone();
+        self.build_citing(sender, event_type, key, content, redacts, &auth, &tip)
+    }
+
+    /// An event with exactly these auth events and previous events.
+    #[expect(clippy::too_many_arguments, reason = "a test names every part of an event")]
+    pub(crate) fn build_citing(
+        &self,
+        sender: &str,
+        event_type: &str,
+        key: Option<&str>,
+        content: CanonicalJsonObject,
+        redacts: Option<&EventId>,
+        auth: &[Arc<Pdu>],
+        prev: &[Arc<Pdu>],
+    ) -> Arc<Pdu> {
+        let event_type = TimelineEventType::from(event_type);
         let refs = |list: &[Arc<Pdu>]| list.iter().map(|pdu| EventRef::to(pdu).unwrap()).collect::<Vec<_>>();
-        let tip = self.tip.borrow();
         let now = self.clock.get();
         self.clock.set(now + 1);
         self.serial.set(self.serial.get() + 1);
@@ -220,9 +236,9 @@ impl World {
             content,
             redacts,
             origin_server_ts: MilliSecondsSinceUnixEpoch(UInt::from(now)),
-            prev_events: &refs(&tip),
-            auth_events: &refs(&auth),
-            depth: next_depth(tip.iter().map(|pdu| pdu.depth())),
+            prev_events: &refs(prev),
+            auth_events: &refs(auth),
+            depth: next_depth(prev.iter().map(|pdu| pdu.depth())),
             unsigned: None,
             event_id_localpart: &format!("event{}", self.serial.get()),
         };
@@ -235,19 +251,13 @@ impl World {
         self.events.borrow_mut().insert(id.clone(), Arc::clone(pdu));
         let position = self.positions.borrow().len() as u64;
         self.positions.borrow_mut().insert(id, position);
-        if let Some(key) = pdu.state_key() {
-            let mut chains = self.chains.borrow_mut();
-            let cited = pdu.auth_events().iter().map(|id| &**id);
-            chains.insert(pdu.event_id(), &pdu.event_type().to_string(), key, cited).unwrap();
-        }
+        self.chains.borrow_mut().insert_pdu(pdu).unwrap();
         *self.tip.borrow_mut() = vec![Arc::clone(pdu)];
     }
 
     pub(crate) fn tree(&self, state: &State) -> StateTree {
-        let entry = |((event_type, key), pdu): (&(String, String), &Arc<Pdu>)| {
-            StateEntry::new(event_type, key, pdu.event_id().to_owned(), self.positions.borrow()[pdu.event_id()])
-        };
-        state.0.iter().map(entry).collect()
+        let entry = |pdu: &Arc<Pdu>| StateEntry::of(pdu, self.positions.borrow()[pdu.event_id()]).unwrap();
+        state.0.values().map(entry).collect()
     }
 
     pub(crate) fn state(&self, tree: &StateTree) -> State {
