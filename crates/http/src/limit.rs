@@ -1,0 +1,191 @@
+//! Rate limits: token buckets by class and key.
+//! <https://spec.matrix.org/v1.19/client-server-api/#rate-limiting>
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use cofactor_types::Clock;
+use serde::{Deserialize, Serialize};
+
+use crate::ApiError;
+
+/// Buckets kept at once. When there are more, the full ones go, which limits nobody less.
+const BUCKETS_MAX: usize = 100_000;
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitClass {
+    /// Logins, by address and by account.
+    Login,
+    /// Registrations, by address.
+    Registration,
+    /// Events, by user.
+    Send,
+    /// Joins, by user.
+    Join,
+    /// Invites, by user.
+    Invite,
+    /// Rooms, by user.
+    CreateRoom,
+    /// Uploads, by user.
+    Media,
+    /// All else that costs much, by user or address.
+    Other,
+}
+
+/// A bucket's measures.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rate {
+    /// Requests a second that may go on for ever.
+    pub per_second: f64,
+    /// Requests at once.
+    pub burst: f64,
+}
+
+/// What an operator may choose.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitOptions {
+    /// Whether there are limits at all.
+    pub enabled: bool,
+    /// Logins, by address and by account.
+    pub login: Rate,
+    /// Registrations, by address.
+    pub registration: Rate,
+    /// Events, by user.
+    pub send: Rate,
+    /// Joins, by user.
+    pub join: Rate,
+    /// Invites, by user.
+    pub invite: Rate,
+    /// New rooms, by user.
+    pub create_room: Rate,
+    /// Uploads, by user.
+    pub media: Rate,
+    /// Other costly requests, by user or address.
+    pub other: Rate,
+}
+
+impl Default for LimitOptions {
+    fn default() -> Self {
+        let rate = |per_second, burst| Rate { per_second, burst };
+        Self {
+            enabled: true,
+            login: rate(0.2, 10.0),
+            registration: rate(0.17, 5.0),
+            send: rate(20.0, 200.0),
+            join: rate(1.0, 30.0),
+            invite: rate(1.0, 50.0),
+            create_room: rate(0.5, 20.0),
+            media: rate(10.0, 50.0),
+            other: rate(10.0, 100.0),
+        }
+    }
+}
+
+struct Bucket {
+    tokens: f64,
+    at_us: u64,
+}
+
+/// The limits of this process.
+#[derive(Clone)]
+pub struct RateLimiter {
+    options: Arc<LimitOptions>,
+    clock: Arc<dyn Clock>,
+    buckets: Arc<Mutex<HashMap<(LimitClass, String), Bucket>>>,
+}
+
+impl std::fmt::Debug for RateLimiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RateLimiter").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl RateLimiter {
+    /// Limits by `options`, with full buckets.
+    pub fn new(options: LimitOptions, clock: Arc<dyn Clock>) -> Self {
+        Self { options: Arc::new(options), clock, buckets: Arc::default() }
+    }
+
+    /// Takes one token.
+    ///
+    /// # Errors
+    /// [`ApiError::limit_exceeded`] if there is none.
+    pub fn take(&self, class: LimitClass, key: &str) -> Result<(), ApiError> {
+        if !self.options.enabled {
+            return Ok(());
+        }
+        let rate = self.rate(class);
+        let now_us = self.clock.now_us();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= BUCKETS_MAX {
+            buckets.retain(|(class, _), bucket| self.refilled(*class, bucket, now_us) < self.rate(*class).burst);
+        }
+        if buckets.len() >= BUCKETS_MAX {
+            // So many callers at once is an attack or a wrong limit; stricter is the safe side.
+            return Err(ApiError::limit_exceeded(1_000));
+        }
+        let bucket = buckets.entry((class, key.to_owned())).or_insert(Bucket { tokens: rate.burst, at_us: now_us });
+        bucket.tokens = self.refilled(class, bucket, now_us);
+        bucket.at_us = now_us;
+        if bucket.tokens >= 1.0 {
+            bucket.tokens -= 1.0;
+            return Ok(());
+        }
+        let wait_ms = (1.0 - bucket.tokens) / rate.per_second.max(1e-6) * 1_000.0;
+        Err(ApiError::limit_exceeded((wait_ms.ceil() as u64).clamp(1, 3_600_000)))
+    }
+
+    fn refilled(&self, class: LimitClass, bucket: &Bucket, now_us: u64) -> f64 {
+        let rate = self.rate(class);
+        let passed_s = now_us.saturating_sub(bucket.at_us) as f64 / 1e6;
+        (bucket.tokens + passed_s * rate.per_second).min(rate.burst)
+    }
+
+    fn rate(&self, class: LimitClass) -> Rate {
+        match class {
+            LimitClass::Login => self.options.login,
+            LimitClass::Registration => self.options.registration,
+            LimitClass::Send => self.options.send,
+            LimitClass::Join => self.options.join,
+            LimitClass::Invite => self.options.invite,
+            LimitClass::CreateRoom => self.options.create_room,
+            LimitClass::Media => self.options.media,
+            LimitClass::Other => self.options.other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Hand(AtomicU64);
+
+    impl Clock for Hand {
+        fn now_us(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_then_the_rate_with_the_time_to_wait() {
+        let clock = Arc::new(Hand::default());
+        let options = LimitOptions { login: Rate { per_second: 0.5, burst: 2.0 }, ..LimitOptions::default() };
+        let limiter = RateLimiter::new(options, Arc::clone(&clock) as Arc<dyn Clock>);
+        assert!(limiter.take(LimitClass::Login, "a").is_ok());
+        assert!(limiter.take(LimitClass::Login, "a").is_ok());
+        assert_eq!(limiter.take(LimitClass::Login, "a").unwrap_err().retry_after_ms, Some(2_000));
+        assert!(limiter.take(LimitClass::Login, "b").is_ok());
+        clock.0.store(2_000_000, Ordering::Relaxed);
+        assert!(limiter.take(LimitClass::Login, "a").is_ok());
+        assert!(limiter.take(LimitClass::Login, "a").is_err());
+    }
+}
