@@ -6,6 +6,7 @@
 
 pub mod room;
 pub mod user;
+pub mod user_command;
 
 /// Stored and sent bytes of a record; see [`cofactor_types`] for what they mean.
 ///

@@ -54,6 +54,8 @@ pub mod state {
     pub const FALLBACK_KEY: &str = "fallback_key";
     /// Versions of the key backup; key: version.
     pub const BACKUP: &str = "backup";
+    /// This user's signatures on another user's master key; key: that user. Rows: a JSON object of key ids and signatures.
+    pub const USER_SIGNATURE: &str = "user_signature";
 }
 
 /// A room in the user's own list: the user's latest membership, where it stands in the room, and what an invited or
