@@ -1,1 +1,105 @@
-//! Reads rooms as a viewer may see them.
+//! Reads rooms as a viewer may see them: history, state now and then, members, single events.
+//!
+//! Everything is read from the rows that room actors keep (`cofactor_wire::room`); nothing is asked of an actor and nothing
+//! is written. What a viewer may see is decided by `cofactor_room::visibility` in one place, [`Viewpoint`].
+//!
+//! Invariant: no event leaves this crate for a viewer without having passed [`Viewpoint::sees`].
+
+mod filter;
+mod page;
+mod render;
+mod state;
+mod viewpoint;
+
+use std::sync::Arc;
+
+use cofactor_store::{Direction, LogKey, LogReader, RangeRead, key, record, tables};
+use cofactor_types::{EntityId, Fault, Position};
+use cofactor_wire::room::{EventRecord, class};
+use ruma::{EventId, RoomId};
+
+pub use self::{
+    filter::EventFilter,
+    page::{Page, PageRequest, PageToken},
+    render::{Reader, render},
+    state::{Members, StateEvent},
+    viewpoint::Viewpoint,
+};
+
+/// An event and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Where.
+    pub position: Position,
+    /// What.
+    pub event: EventRecord,
+}
+
+/// The reader. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct History {
+    reader: LogReader,
+}
+
+impl History {
+    /// Reads through `reader`.
+    pub fn new(reader: LogReader) -> Self {
+        Self { reader }
+    }
+
+    /// The reader of logs below.
+    pub fn reader(&self) -> &LogReader {
+        &self.reader
+    }
+
+    /// One of a room's sequences.
+    pub fn log(room_id: &RoomId, class: u64, sub: &str) -> LogKey {
+        LogKey { entity: EntityId::room(room_id), class, sub: Arc::from(sub) }
+    }
+
+    /// Events in `(after, up_to]`, whoever may see them.
+    ///
+    /// # Errors
+    /// If the store fails, as in all reads here.
+    pub async fn events(&self, room_id: &RoomId, range: RangeRead) -> Result<Vec<Placed>, Fault> {
+        let rows = self.reader.read(&Self::log(room_id, class::TIMELINE, ""), range).await?;
+        let place = |row: cofactor_store::LogRow| {
+            Ok(Placed { position: row.position, event: record::decode(&row.value)? })
+        };
+        rows.into_iter().map(place).collect()
+    }
+
+    /// The event at a position.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn at(&self, room_id: &RoomId, position: Position) -> Result<Option<Placed>, Fault> {
+        let found = self.reader.get(&Self::log(room_id, class::TIMELINE, ""), position).await?;
+        Ok(match found {
+            Some(value) => Some(Placed { position, event: record::decode(&value)? }),
+            None => None,
+        })
+    }
+
+    /// The last event at or before a position.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn last_at(&self, room_id: &RoomId, up_to: Position) -> Result<Option<Placed>, Fault> {
+        let range = RangeRead { after: Position::ZERO, up_to, direction: Direction::Backward, limit: 1 };
+        Ok(self.events(room_id, range).await?.into_iter().next())
+    }
+
+    /// An event by its id, whoever may see it.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn find(&self, room_id: &RoomId, event_id: &EventId) -> Result<Option<Placed>, Fault> {
+        let (partition, clustering) = (key![room_id.as_str()], key![event_id.as_str()]);
+        let found = self.reader.store().get(&tables::EVENT_POSITIONS, &partition, &clustering).await?;
+        match found {
+            Some(value) => self.at(room_id, Position(record::decode(&value)?)).await,
+            None => Ok(None),
+        }
+    }
+}

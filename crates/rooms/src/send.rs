@@ -8,7 +8,7 @@ use cofactor_room::{
     AuthError, AuthorError, Draft, EventRef, Outcome, Pdu, Verified, author, classify, next_depth,
     parse_client_content, select_auth_events,
 };
-use cofactor_store::{key, record, tables};
+use cofactor_store::{Key, key, record, tables};
 use cofactor_types::{ErrorClass, Fault, Position};
 use cofactor_wire::room::{
     CurrentState, EventRecord, KeyHistory, Mention, NewEvent, OWN_EVENT, ReceiptRecord, RoomReply, StateChange,
@@ -23,6 +23,7 @@ use serde_json::value::RawValue;
 use crate::{
     entity::{Room, RoomEntity, RoomsConfig},
     record::{Annotations, to_record},
+    state::membership_of,
     stripped::deliver_membership,
 };
 
@@ -169,7 +170,12 @@ impl Room {
         let at = record::encode(&position.0)?;
         cx.put(&tables::EVENT_POSITIONS, key![cx.id()], key![pdu.event_id().as_str()], at);
         if let Some(state_key) = pdu.state_key() {
-            stage_state(cx, position, &record, state_key, before.map(|event| event.position))?;
+            let said = match pdu.event_type() {
+                TimelineEventType::RoomMember => Some(membership_of(pdu).to_string()),
+                TimelineEventType::RoomHistoryVisibility => pdu.content_string("history_visibility"),
+                _ => None,
+            };
+            stage_state(cx, position, &record, state_key, before.map(|event| event.position), said)?;
         }
         for user_id in class.mentions.iter().filter(|user_id| *user_id != pdu.sender()) {
             if self.state.membership(user_id) == MembershipState::Join {
@@ -184,6 +190,8 @@ impl Room {
         cx.publish(class::TIMELINE, position, encoded);
         if *pdu.event_type() == TimelineEventType::RoomMember {
             deliver_membership(config, cx, &self.state, pdu, position)?;
+            let summary = record::encode(&self.state.summary(position))?;
+            cx.put(&tables::ROOM_SUMMARIES, key![cx.id()], Key::EMPTY, summary);
         }
 
         self.extremities = vec![EventRef::to(pdu).map_err(|error| Fault::internal(error.to_string()))?];
@@ -248,6 +256,7 @@ fn stage_state(
     event: &EventRecord,
     state_key: &str,
     before: Option<Position>,
+    said: Option<String>,
 ) -> Result<(), Fault> {
     let change = StateChange {
         event_type: event.event_type.clone(),
@@ -257,7 +266,8 @@ fn stage_state(
     };
     cx.append(class::STATE, &Arc::from(""), position, record::encode(&StateDelta { changes: vec![change] })?);
     let sub: Arc<str> = state_sub(&event.event_type, state_key).into();
-    cx.append(class::KEY_HISTORY, &sub, position, record::encode(&KeyHistory { position: Some(position) })?);
+    let history = KeyHistory { position: Some(position), value: said };
+    cx.append(class::KEY_HISTORY, &sub, position, record::encode(&history)?);
     let current = CurrentState { position, event: event.clone() };
     let clustering = key![event.event_type.as_str(), state_key];
     cx.put(&tables::ROOM_STATE, key![cx.id()], clustering, record::encode(&current)?);

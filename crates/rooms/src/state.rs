@@ -4,10 +4,14 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use cofactor_room::{Pdu, PowerLevels, RoomVersion, StateView};
 use cofactor_types::{Fault, Position};
+use cofactor_wire::room::Summary;
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     events::{StateEventType, room::member::MembershipState},
 };
+
+/// Heroes kept: five are shown, and each member leaves itself out.
+const HEROES_MAX: usize = 6;
 
 /// A state event and where it stands in the timeline.
 #[derive(Clone, Debug)]
@@ -24,11 +28,12 @@ pub(crate) struct State {
     power_levels: Option<Arc<PowerLevels>>,
     joined: u64,
     invited: u64,
+    heroes: Vec<OwnedUserId>,
 }
 
 impl State {
     pub(crate) fn new(version: &'static RoomVersion) -> Self {
-        Self { version, events: BTreeMap::new(), power_levels: None, joined: 0, invited: 0 }
+        Self { version, events: BTreeMap::new(), power_levels: None, joined: 0, invited: 0, heroes: Vec::new() }
     }
 
     pub(crate) fn event(&self, event_type: &StateEventType, state_key: &str) -> Option<&StateEvent> {
@@ -42,6 +47,9 @@ impl State {
         let event = StateEvent { pdu: Arc::clone(pdu), position };
         let before = self.events.entry(event_type.clone()).or_default().insert(state_key.into(), event);
         self.count(&event_type, state_key, 1);
+        if event_type == StateEventType::RoomMember {
+            self.note_hero(state_key, pdu);
+        }
         if matches!(event_type, StateEventType::RoomPowerLevels | StateEventType::RoomCreate) {
             self.power_levels = None;
         }
@@ -72,6 +80,36 @@ impl State {
             _ => return,
         };
         *counter = counter.saturating_add_signed(by);
+    }
+
+    /// Keeps the heroes: the first members, without looking at all of them unless one leaves.
+    fn note_hero(&mut self, state_key: &str, pdu: &Pdu) {
+        let Ok(user_id) = UserId::parse(state_key) else { return };
+        let is_in = |pdu: &Pdu| matches!(membership_of(pdu), MembershipState::Join | MembershipState::Invite);
+        let known = self.heroes.iter().position(|hero| *hero == user_id);
+        match (is_in(pdu), known) {
+            (true, None) if self.heroes.len() < HEROES_MAX => self.heroes.push(user_id),
+            (false, Some(index)) => {
+                self.heroes.remove(index);
+                let more = self.members().filter(|member| is_in(&member.pdu));
+                let more = more.filter_map(|member| UserId::parse(member.pdu.state_key()?).ok());
+                let more: Vec<_> = more.filter(|user_id| !self.heroes.contains(user_id)).take(1).collect();
+                self.heroes.extend(more);
+            }
+            _ => {}
+        }
+    }
+
+    /// The room at a glance, for `/sync`.
+    pub(crate) fn summary(&self, position: Position) -> Summary {
+        let mut heroes = self.heroes.clone();
+        if heroes.len() <= 1 {
+            // Nobody else is there: the room is named by those who were.
+            let all = self.members().filter_map(|member| UserId::parse(member.pdu.state_key()?).ok());
+            let others: Vec<_> = all.filter(|user_id| !heroes.contains(user_id)).take(HEROES_MAX - 1).collect();
+            heroes.extend(others);
+        }
+        Summary { joined: self.joined, invited: self.invited, heroes, position }
     }
 
     pub(crate) fn joined(&self) -> u64 {

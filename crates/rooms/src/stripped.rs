@@ -80,6 +80,8 @@ pub(crate) fn deliver_membership(
         stripped_state,
         forgotten: false,
         position: Position::ZERO,
+        since: Position::ZERO,
+        since_room: position,
     };
     cx.deliver(EntityId::user(&user_id), encode(&UserDelivery::Membership(Box::new(entry)))?);
     Ok(())

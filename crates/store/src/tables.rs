@@ -48,6 +48,8 @@ tables! {
     11 EVENT_POSITIONS "event_positions" Plain [text("room_id")] [text("event_id")];
     /// Read receipts and the totals at them, the latest of each kind.
     13 RECEIPTS "receipts" Plain [text("room_id")] [text("user_id"), text("type"), text("thread_id")];
+    /// Member counts and heroes of a room.
+    12 ROOM_SUMMARIES "room_summaries" Plain [text("room_id")] [];
     /// Who was mentioned, for unread counts.
     14 MENTIONS "mentions" Plain [text("room_id")] [text("user_id"), number("position")];
     /// Rooms in the public directory.

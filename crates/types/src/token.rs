@@ -14,6 +14,7 @@ use crate::{EntityHash, EntityId, Position, limits::TOKEN_EXCEPTIONS_MAX};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SyncToken {
     base: Position,
+    to_device: Position,
     exceptions: BTreeMap<EntityHash, Position>,
 }
 
@@ -31,12 +32,23 @@ const VERSION_1: char = 's';
 impl SyncToken {
     /// A token that says: everything up to `base` was delivered.
     pub fn new(base: Position) -> Self {
-        Self { base, exceptions: BTreeMap::new() }
+        Self { base, to_device: base, exceptions: BTreeMap::new() }
     }
 
     /// The position up to which every entity was delivered.
     pub fn base(&self) -> Position {
         self.base
+    }
+
+    /// The position up to which the device's to-device messages were delivered. They come in bounded portions, so it may be
+    /// below the base.
+    pub fn to_device(&self) -> Position {
+        self.to_device
+    }
+
+    /// Sets [`Self::to_device`].
+    pub fn set_to_device(&mut self, position: Position) {
+        self.to_device = position;
     }
 
     /// Notes that `entity` was delivered up to `position`; nothing is kept unless that is beyond the base.
@@ -90,6 +102,7 @@ impl fmt::Display for SyncToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut bytes = Vec::with_capacity(10 + self.exceptions.len() * 12);
         put_varint(&mut bytes, self.base.0);
+        put_varint(&mut bytes, zigzag(self.to_device.0.wrapping_sub(self.base.0)));
         for (entity, position) in &self.exceptions {
             bytes.extend_from_slice(&entity.0.to_be_bytes());
             put_varint(&mut bytes, position.0 - self.base.0);
@@ -106,6 +119,7 @@ impl FromStr for SyncToken {
         let bytes = URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Malformed)?;
         let mut rest = bytes.as_slice();
         let base = take_varint(&mut rest)?;
+        let to_device = base.wrapping_add(unzigzag(take_varint(&mut rest)?));
         let mut exceptions = BTreeMap::new();
         while !rest.is_empty() {
             let (hash, tail) = rest.split_first_chunk::<8>().ok_or(TokenError::Malformed)?;
@@ -117,8 +131,17 @@ impl FromStr for SyncToken {
                 return Err(TokenError::Malformed);
             }
         }
-        Ok(Self { base: Position(base), exceptions })
+        Ok(Self { base: Position(base), to_device: Position(to_device), exceptions })
     }
+}
+
+/// Small distances in either direction become small numbers.
+fn zigzag(distance: u64) -> u64 {
+    (distance << 1) ^ (((distance as i64) >> 63) as u64)
+}
+
+fn unzigzag(coded: u64) -> u64 {
+    (coded >> 1) ^ (coded & 1).wrapping_neg()
 }
 
 fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -154,11 +177,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn token_round_trips(base in any::<u32>(), entities in proptest::collection::btree_map(any::<u64>(), 1_u64..1_000_000, 0..50)) {
+        fn token_round_trips(base in any::<u32>(), to_device in any::<u64>(), entities in proptest::collection::btree_map(any::<u64>(), 1_u64..1_000_000, 0..50)) {
             let mut token = SyncToken::new(Position(u64::from(base) << 20));
             for (hash, beyond) in entities {
                 token.deliver_hash(EntityHash(hash), Position((u64::from(base) << 20) + beyond));
             }
+            token.set_to_device(Position(to_device));
             prop_assert_eq!(token.to_string().parse::<SyncToken>(), Ok(token));
         }
 
@@ -185,6 +209,6 @@ mod tests {
     #[test]
     fn an_idle_account_has_a_token_of_one_number() {
         let token = SyncToken::new(Position(1_790_000_000_000_000));
-        assert!(token.to_string().len() <= 16, "{token}");
+        assert!(token.to_string().len() <= 18, "{token}");
     }
 }

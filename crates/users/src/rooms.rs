@@ -22,6 +22,11 @@ impl UserEntity {
             return Ok(());
         }
         entry.was_joined |= before.is_some_and(|before| before.was_joined && !before.forgotten);
+        entry.position = cx.allocate()?;
+        (entry.since, entry.since_room) = match before.filter(|before| before.membership == entry.membership) {
+            Some(before) => (before.since, before.since_room),
+            None => (entry.position, entry.room_position),
+        };
         self.put_room(entry, cx)
     }
 
@@ -36,11 +41,11 @@ impl UserEntity {
                 "leave the room before you forget it",
             ));
         }
-        self.put_room(RoomEntry { forgotten: true, ..entry }, cx)
+        let position = cx.allocate()?;
+        self.put_room(RoomEntry { forgotten: true, position, ..entry }, cx)
     }
 
-    fn put_room(&mut self, mut entry: RoomEntry, cx: &mut Cx) -> Result<(), Fault> {
-        entry.position = cx.allocate()?;
+    fn put_room(&mut self, entry: RoomEntry, cx: &mut Cx) -> Result<(), Fault> {
         let encoded = record::encode(&entry)?;
         self.put(cx, state::ROOM, entry.room_id.as_str(), &entry)?;
         cx.append(class::MEMBERSHIP, &Arc::from(""), entry.position, encoded.clone());

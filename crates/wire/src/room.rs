@@ -120,10 +120,27 @@ pub struct StateChange {
 }
 
 /// What a state key was from a position on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyHistory {
     /// Where the event stands in [`class::TIMELINE`]; `None` if the key has no event from here on.
     pub position: Option<Position>,
+    /// The membership, or the history visibility, that the event says: what visibility asks for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// A row of the `room_summaries` table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Joined members.
+    pub joined: u64,
+    /// Invited members.
+    pub invited: u64,
+    /// Members to name the room by, one more than is shown, for each leaves itself out.
+    /// <https://spec.matrix.org/v1.19/client-server-api/#calculating-the-display-name-for-a-room>
+    pub heroes: Vec<OwnedUserId>,
+    /// Where the last change stands.
+    pub position: Position,
 }
 
 /// A row of the `room_state` table.

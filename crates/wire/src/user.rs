@@ -81,6 +81,12 @@ pub struct RoomEntry {
     /// Where this stands in the user's log.
     #[serde(default)]
     pub position: Position,
+    /// Where the membership became what it is, in the user's log: a new name or picture does not move it.
+    #[serde(default)]
+    pub since: Position,
+    /// The same in the room's timeline.
+    #[serde(default)]
+    pub since_room: Position,
     /// Whether the user was joined before, so that history exists for it although it left.
     #[serde(default)]
     pub was_joined: bool,

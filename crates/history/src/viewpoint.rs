@@ -1,0 +1,120 @@
+//! What one user may see of one room.
+
+use cofactor_room::{EventView, HistoryVisibility, Membership, is_visible};
+use cofactor_store::{Direction, RangeRead, record};
+use cofactor_types::{Fault, Position};
+use cofactor_wire::room::{EventRecord, KeyHistory, class, state_sub};
+use ruma::{OwnedUserId, RoomId, UserId};
+
+use crate::History;
+
+/// Changes of one key that are looked at; a user that came and went more often is judged by the latest.
+const CHANGES_MAX: usize = 1_000;
+
+/// What one user may see of one room: the user's memberships and the room's history visibilities, by position.
+/// <https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility>
+#[derive(Clone, Debug)]
+pub struct Viewpoint {
+    user_id: OwnedUserId,
+    memberships: Vec<(Position, Membership)>,
+    visibilities: Vec<(Position, HistoryVisibility)>,
+}
+
+impl History {
+    /// How `user_id` sees the room.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn viewpoint(&self, room_id: &RoomId, user_id: &UserId) -> Result<Viewpoint, Fault> {
+        let memberships = self.key_history(room_id, "m.room.member", user_id.as_str()).await?;
+        let visibilities = self.key_history(room_id, "m.room.history_visibility", "").await?;
+        let membership = |(at, value): (Position, Option<String>)| (at, Membership::from_content(value.as_deref()));
+        let visibility =
+            |(at, value): (Position, Option<String>)| (at, HistoryVisibility::from_content(value.as_deref()));
+        Ok(Viewpoint {
+            user_id: user_id.to_owned(),
+            memberships: memberships.into_iter().map(membership).collect(),
+            visibilities: visibilities.into_iter().map(visibility).collect(),
+        })
+    }
+
+    async fn key_history(
+        &self,
+        room_id: &RoomId,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Vec<(Position, Option<String>)>, Fault> {
+        let log = Self::log(room_id, class::KEY_HISTORY, &state_sub(event_type, state_key));
+        let all = RangeRead {
+            after: Position::ZERO,
+            up_to: Position::MAX,
+            direction: Direction::Backward,
+            limit: CHANGES_MAX,
+        };
+        let mut rows = self.reader().read(&log, all).await?;
+        rows.reverse();
+        let value = |row: cofactor_store::LogRow| {
+            let history: KeyHistory = record::decode(&row.value)?;
+            Ok((row.position, history.value))
+        };
+        rows.into_iter().map(value).collect()
+    }
+}
+
+fn before<T: Copy + Default>(changes: &[(Position, T)], position: Position) -> T {
+    let index = changes.partition_point(|(at, _)| *at < position);
+    index.checked_sub(1).and_then(|index| changes.get(index)).map(|(_, value)| *value).unwrap_or_default()
+}
+
+fn set_at<T: Copy>(changes: &[(Position, T)], position: Position) -> Option<T> {
+    changes.iter().find(|(at, _)| *at == position).map(|(_, value)| *value)
+}
+
+impl Viewpoint {
+    /// The membership as it is.
+    pub fn membership(&self) -> Membership {
+        before(&self.memberships, Position::MAX)
+    }
+
+    /// Whether the user is in the room.
+    pub fn is_joined(&self) -> bool {
+        self.membership() == Membership::Join
+    }
+
+    /// Whether anybody may read the room as it is.
+    pub fn is_world_readable(&self) -> bool {
+        before(&self.visibilities, Position::MAX) == HistoryVisibility::WorldReadable
+    }
+
+    /// Up to where the user may read the room's *state*: `None`, not at all; otherwise the end of its last stay, or no end.
+    pub fn state_up_to(&self) -> Option<Position> {
+        if self.is_joined() || self.is_world_readable() {
+            return Some(Position::MAX);
+        }
+        let last_join = self.memberships.iter().rposition(|(_, membership)| *membership == Membership::Join)?;
+        let left = self.memberships.get(last_join + 1);
+        Some(left.map_or(Position::MAX, |(at, _)| *at))
+    }
+
+    /// Whether the user may read anything at all.
+    pub fn may_read(&self) -> bool {
+        self.state_up_to().is_some()
+    }
+
+    /// Whether the user may see an event.
+    pub fn sees(&self, position: Position, event: &EventRecord) -> bool {
+        if event.hidden {
+            return false;
+        }
+        let own = event.event_type == "m.room.member" && event.state_key.as_deref() == Some(self.user_id.as_str());
+        let sets_visibility = event.event_type == "m.room.history_visibility" && event.state_key.as_deref() == Some("");
+        let mut later = self.memberships.iter().filter(|(at, _)| *at > position);
+        is_visible(EventView {
+            visibility_before: before(&self.visibilities, position),
+            visibility_set: sets_visibility.then(|| set_at(&self.visibilities, position)).flatten(),
+            membership_before: before(&self.memberships, position),
+            membership_set: own.then(|| set_at(&self.memberships, position)).flatten(),
+            joined_later: later.any(|(_, membership)| *membership == Membership::Join),
+        })
+    }
+}
