@@ -1,0 +1,212 @@
+//! One look: what is new for a token, and the token after it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bytes::Bytes;
+use cofactor_types::{EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
+use cofactor_wire::user::RoomEntry;
+use ruma::{OwnedRoomId, events::room::member::MembershipState};
+
+use crate::{
+    SyncRequest,
+    json::Json,
+    service::Inner,
+    slot::Slot,
+    streams::{account_data, invited, joined, left, to_device},
+};
+
+/// An answer, and whether it says anything.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) body: Bytes,
+    pub(crate) token: SyncToken,
+    pub(crate) has_news: bool,
+}
+
+/// What one look works on.
+#[derive(Debug)]
+pub(crate) struct Look<'a> {
+    pub(crate) request: &'a SyncRequest,
+    pub(crate) slot: &'a Slot,
+    /// Up to where the user's own log was delivered; `None` in an initial sync.
+    pub(crate) user_after: Option<Position>,
+    /// Up to where the user's own log can be delivered now.
+    pub(crate) user_up_to: Position,
+}
+
+/// A room to look at.
+#[derive(Clone, Debug)]
+pub(crate) struct RoomLook {
+    pub(crate) entry: RoomEntry,
+    /// Up to where the room was delivered; zero if nothing of it was.
+    pub(crate) after: Position,
+    /// Up to where it can be delivered now.
+    pub(crate) up_to: Position,
+    /// Nothing of this stay in the room was delivered yet.
+    pub(crate) is_new: bool,
+}
+
+impl Inner {
+    pub(crate) async fn answer(&self, slot: &Arc<Slot>, request: &SyncRequest) -> Result<Answer, Fault> {
+        // Everything at or below it can be read, and nothing at or below it can still appear.
+        let closed = self.closed();
+        let user = EntityId::user(&slot.user_id);
+        let since = request.since.as_ref();
+        let mut token = match since {
+            Some(since) => since.clone(),
+            None => SyncToken::new(closed),
+        };
+        let user_after = since.map(|since| since.lower_bound(&user));
+        let user_up_to = slot.view().feed.user_seen().max(closed);
+        let look = Look { request, slot, user_after, user_up_to };
+        let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
+        let with_data = match since {
+            Some(_) if own => account_data::changed_rooms(self, &look).await?,
+            _ => BTreeSet::new(),
+        };
+        let rooms = self.rooms_to_look_at(&look, closed, &with_data);
+
+        let mut body = Json::object();
+        let mut has_news = false;
+        let mut sections = Sections::default();
+        let mut delivered = Vec::new();
+        for room in rooms {
+            if delivered.len() >= TOKEN_EXCEPTIONS_MAX && since.is_some() && room.up_to > closed {
+                // More would not fit into the token; the rest follows at once, with the next request.
+                continue;
+            }
+            let room_id = room.entry.room_id.clone();
+            delivered.push((EntityId::room(&room_id), room.up_to));
+            sections.add(self, &look, &room).await?;
+        }
+        has_news |= sections.write(&mut body);
+
+        if own {
+            has_news |= account_data::write(self, &look, &mut body).await?;
+        }
+        let (changed, left) = match since {
+            Some(since) => self.device_changes(slot, since, None).await?,
+            None => Default::default(),
+        };
+        has_news |= write_device_lists(&mut body, &changed, &left);
+        has_news |= to_device::write(self, &look, &mut token, closed, &mut body).await?;
+        has_news |= to_device::write_key_counts(&look, &mut body);
+
+        // The token may only say what was looked at: rooms above their exception, everything else up to the closed position.
+        token.raise(closed);
+        for (entity, up_to) in delivered {
+            token.deliver(&entity, up_to);
+        }
+        token.deliver(&user, user_up_to);
+        body.text("next_batch", &token.to_string());
+        Ok(Answer { body: body.end_object().into(), token, has_news })
+    }
+
+    /// Rooms with something new, and all of them in an initial sync.
+    fn rooms_to_look_at(&self, look: &Look, closed: Position, with_data: &BTreeSet<OwnedRoomId>) -> Vec<RoomLook> {
+        let view = look.slot.view();
+        let since = look.request.since.as_ref();
+        let mut ids: BTreeSet<OwnedRoomId> = BTreeSet::new();
+        match (since, look.user_after) {
+            (Some(since), Some(user_after)) if !look.request.full_state => {
+                for (room_id, position) in view.feed.rooms_after(since.base()) {
+                    if position > since.lower_bound(&EntityId::room(room_id)) {
+                        ids.insert(room_id.clone());
+                    }
+                }
+                let changed = view.by_since.range(user_after.next()..).map(|(_, room_id)| room_id.clone());
+                ids.extend(changed);
+                ids.extend(with_data.iter().cloned());
+            }
+            _ => ids.extend(view.rooms.keys().cloned()),
+        }
+        let filter = &look.request.filter.room;
+        let wanted = |room_id: &OwnedRoomId| {
+            filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !filter.not_rooms.contains(room_id)
+        };
+        let mut looks = Vec::with_capacity(ids.len());
+        for room_id in ids.into_iter().filter(wanted) {
+            let Some(entry) = view.rooms.get(&room_id).filter(|entry| !entry.forgotten) else { continue };
+            if entry.position > look.user_up_to {
+                continue;
+            }
+            let is_new = look.user_after.is_none_or(|after| entry.since > after);
+            let after = match since {
+                Some(since) if !is_new => since.lower_bound(&EntityId::room(&room_id)),
+                _ => Position::ZERO,
+            };
+            let up_to = view.feed.seen(&room_id).max(closed);
+            looks.push(RoomLook { entry: entry.clone(), after, up_to, is_new });
+        }
+        looks
+    }
+}
+
+/// The sections of `rooms`.
+#[derive(Debug)]
+struct Sections {
+    join: Json,
+    invite: Json,
+    knock: Json,
+    leave: Json,
+}
+
+impl Default for Sections {
+    fn default() -> Self {
+        Self { join: Json::object(), invite: Json::object(), knock: Json::object(), leave: Json::object() }
+    }
+}
+
+impl Sections {
+    async fn add(&mut self, inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<(), Fault> {
+        let room_id = room.entry.room_id.as_str();
+        match room.entry.membership {
+            MembershipState::Join => {
+                if let Some(json) = joined::write(inner, look, room).await? {
+                    self.join.member(room_id, &json);
+                }
+            }
+            MembershipState::Invite if room.is_new => {
+                self.invite.member(room_id, &invited::write(&room.entry, "invite_state"))
+            }
+            MembershipState::Knock if room.is_new => {
+                self.knock.member(room_id, &invited::write(&room.entry, "knock_state"))
+            }
+            MembershipState::Leave | MembershipState::Ban if room.is_new => {
+                if let Some(json) = left::write(inner, look, room).await? {
+                    self.leave.member(room_id, &json);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write(self, body: &mut Json) -> bool {
+        let mut rooms = Json::object();
+        for (name, section) in
+            [("join", self.join), ("invite", self.invite), ("knock", self.knock), ("leave", self.leave)]
+        {
+            rooms.member_unless_empty(name, section, b'}');
+        }
+        let has_news = !rooms.is_empty();
+        body.member_unless_empty("rooms", rooms, b'}');
+        has_news
+    }
+}
+
+fn write_device_lists(body: &mut Json, changed: &[ruma::OwnedUserId], left: &[ruma::OwnedUserId]) -> bool {
+    if changed.is_empty() && left.is_empty() {
+        return false;
+    }
+    let list = |users: &[ruma::OwnedUserId]| {
+        let mut array = Json::array();
+        users.iter().for_each(|user_id| array.text_element(user_id.as_str()));
+        array.end_array()
+    };
+    let mut lists = Json::object();
+    lists.member("changed", &list(changed));
+    lists.member("left", &list(left));
+    body.member("device_lists", &lists.end_object());
+    true
+}

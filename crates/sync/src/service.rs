@@ -1,0 +1,386 @@
+//! The service: hears the bus, keeps the slots, lets requests wait.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use cofactor_bus::{Delivery, Record, Subscription};
+use cofactor_history::History;
+use cofactor_store::{Scan, key, record, tables};
+use cofactor_types::{Clock, EntityKind, Fault, NodeId, Position, SyncToken};
+use cofactor_wire::{
+    room::{self, Typing},
+    user::{self, KeyCounts, RoomEntry, Users},
+};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{SyncRequest, slot::Slot, unread::Notifications};
+
+/// A slot that nobody used for this long goes when room is needed, in microseconds.
+const SLOT_IDLE_US: u64 = 120_000_000;
+
+/// How long a token that is ahead of this service is waited for.
+const AHEAD_MAX: Duration = Duration::from_secs(2);
+
+/// The longest that a request waits, whatever it asks for.
+const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// What the node decides.
+#[derive(Clone, Copy, Debug)]
+pub struct SyncOptions {
+    /// Users kept at once before idle ones go.
+    pub slots_max: usize,
+}
+
+impl Default for SyncOptions {
+    fn default() -> Self {
+        Self { slots_max: 100_000 }
+    }
+}
+
+/// The `/sync` of one node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SyncService {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) history: History,
+    pub(crate) users: Arc<dyn Users>,
+    pub(crate) notifications: Arc<dyn Notifications>,
+    pub(crate) clock: Arc<dyn Clock>,
+    options: SyncOptions,
+    hub: Mutex<Hub>,
+    /// The closed position, lowest over all nodes heard, for reading without the lock.
+    closed: AtomicU64,
+    heard: Notify,
+    shutdown: watch::Receiver<bool>,
+}
+
+/// Who is to be woken by what.
+#[derive(Debug, Default)]
+struct Hub {
+    slots: HashMap<OwnedUserId, Arc<Slot>>,
+    /// Users that are joined to a room and sync here.
+    by_room: HashMap<OwnedRoomId, BTreeMap<OwnedUserId, Arc<Slot>>>,
+    typing: HashMap<OwnedRoomId, (Position, Typing)>,
+    nodes: BTreeMap<NodeId, Position>,
+    sequences: BTreeMap<cofactor_types::ShardId, (cofactor_types::Epoch, u64)>,
+    /// The highest position heard of anything.
+    highest: Position,
+}
+
+impl SyncService {
+    /// A service that has heard nothing yet. `shutdown` turning true sends waiting requests home.
+    pub fn new(
+        history: History,
+        users: Arc<dyn Users>,
+        notifications: Arc<dyn Notifications>,
+        clock: Arc<dyn Clock>,
+        options: SyncOptions,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let inner = Inner {
+            history,
+            users,
+            notifications,
+            clock,
+            options,
+            hub: Mutex::default(),
+            closed: AtomicU64::new(0),
+            heard: Notify::new(),
+            shutdown,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Hears the bus until it closes.
+    pub async fn run(&self, mut subscription: Box<dyn Subscription>) {
+        while let Some(delivery) = subscription.next().await {
+            match delivery {
+                Delivery::Record(record) => self.inner.hear(&record),
+                Delivery::Heartbeat(heartbeat) => {
+                    self.inner.hear_heartbeat(heartbeat.node, heartbeat.closed, &heartbeat.shards);
+                }
+                Delivery::Gap => self.inner.spoil(),
+            }
+        }
+    }
+
+    /// Answers a request: an encoded JSON object.
+    ///
+    /// # Errors
+    /// If the token is not ours, or the store fails.
+    pub async fn sync(&self, mut request: SyncRequest) -> Result<Bytes, Fault> {
+        let start = Instant::now();
+        let end = start + request.timeout.min(TIMEOUT_MAX);
+        let mut shutdown = self.inner.shutdown.clone();
+        self.inner.catch_up(request.since.as_ref()).await?;
+        loop {
+            let slot = self.inner.slot(&request.user_id).await?;
+            // Registered before anything is read, so that nothing is missed in between.
+            let woken = slot.notify.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let answer = self.inner.answer(&slot, &request).await?;
+            let waits = request.since.is_some() && !request.full_state && !answer.has_news;
+            if !waits || Instant::now() >= end || *shutdown.borrow() {
+                return Ok(answer.body);
+            }
+            // What was looked at and found empty need not be looked at again.
+            request.since = Some(answer.token);
+            tokio::select! {
+                () = &mut woken => {}
+                () = tokio::time::sleep_until(end) => {}
+                _ = shutdown.changed() => {}
+            }
+        }
+    }
+
+    /// A token that says: everything until now was delivered.
+    pub fn now(&self) -> SyncToken {
+        SyncToken::new(self.inner.closed())
+    }
+
+    /// Users whose devices changed, and users who share no room any more, between two tokens.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn key_changes(
+        &self,
+        user_id: &UserId,
+        from: &SyncToken,
+        to: &SyncToken,
+    ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Fault> {
+        let slot = self.inner.slot(user_id).await?;
+        self.inner.device_changes(&slot, from, Some(to)).await
+    }
+}
+
+impl Inner {
+    fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn closed(&self) -> Position {
+        Position(self.closed.load(Ordering::Acquire))
+    }
+
+    /// Typing in a room, and since when it is so.
+    pub(crate) fn typing(&self, room_id: &RoomId) -> Option<(Position, Typing)> {
+        self.hub().typing.get(room_id).cloned()
+    }
+
+    /// Waits until this service has heard what the token's maker had heard; a token that is ahead of everything is refused.
+    async fn catch_up(&self, since: Option<&SyncToken>) -> Result<(), Fault> {
+        let base = since.map_or(Position::ZERO, SyncToken::base);
+        let end = Instant::now() + AHEAD_MAX;
+        // Until the first heartbeat nothing is known of where things are.
+        while self.closed() < base.max(Position(1)) {
+            let heard = self.heard.notified();
+            tokio::pin!(heard);
+            heard.as_mut().enable();
+            if self.closed() >= base.max(Position(1)) {
+                break;
+            }
+            if tokio::time::timeout_at(end, heard).await.is_err() {
+                return Err(Fault::invalid("the since token is ahead of this server"));
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_heartbeat(
+        &self,
+        node: NodeId,
+        closed: Position,
+        shards: &[(cofactor_types::ShardId, cofactor_types::Epoch, u64)],
+    ) {
+        let mut hub = self.hub();
+        let missed = shards
+            .iter()
+            .any(|(shard, epoch, seq)| hub.sequences.get(shard).is_some_and(|known| *known != (*epoch, *seq)));
+        for (shard, epoch, seq) in shards {
+            hub.sequences.insert(*shard, (*epoch, *seq));
+        }
+        hub.nodes.insert(node, closed);
+        let lowest = hub.nodes.values().copied().min().unwrap_or_default();
+        hub.highest = hub.highest.max(lowest);
+        drop(hub);
+        if missed {
+            self.spoil();
+        }
+        self.closed.fetch_max(lowest.0, Ordering::AcqRel);
+        self.heard.notify_waiters();
+    }
+
+    /// Something was missed: every slot is to be built again.
+    fn spoil(&self) {
+        let mut hub = self.hub();
+        let slots = std::mem::take(&mut hub.slots);
+        hub.by_room.clear();
+        hub.typing.clear();
+        drop(hub);
+        slots.into_values().for_each(|slot| slot.spoil());
+    }
+
+    fn hear(&self, record: &Record) {
+        let mut hub = self.hub();
+        let expected = match hub.sequences.get(&record.shard) {
+            Some((epoch, seq)) if *epoch == record.epoch => Some(seq + 1),
+            Some(_) => Some(1),
+            None => None,
+        };
+        hub.sequences.insert(record.shard, (record.epoch, record.seq));
+        hub.highest = hub.highest.max(record.position);
+        let missed = expected.is_some_and(|expected| expected != record.seq);
+        match record.entity.kind() {
+            EntityKind::Room => hub.hear_room(record),
+            EntityKind::User => hub.hear_user(record),
+            EntityKind::Destination => {}
+        }
+        drop(hub);
+        if missed {
+            self.spoil();
+        }
+    }
+
+    /// The user's slot, built from the store if there is none.
+    pub(crate) async fn slot(&self, user_id: &UserId) -> Result<Arc<Slot>, Fault> {
+        let now_us = self.clock.now_us();
+        if let Some(slot) = self.hub().slots.get(user_id).filter(|slot| !slot.is_stale()) {
+            slot.touch(now_us);
+            return Ok(Arc::clone(slot));
+        }
+        loop {
+            let slot = Arc::new(Slot::new(user_id.to_owned(), now_us));
+            {
+                // Known to the hub first, so that what happens while it is being built reaches it.
+                let mut hub = self.hub();
+                hub.make_room(self.options.slots_max, now_us);
+                hub.slots.insert(user_id.to_owned(), Arc::clone(&slot));
+            }
+            self.build(&slot).await?;
+            if !slot.is_stale() {
+                return Ok(slot);
+            }
+        }
+    }
+
+    async fn build(&self, slot: &Arc<Slot>) -> Result<(), Fault> {
+        let store = self.history.reader().store();
+        let rows = |kind: &'static str| {
+            store.scan(Scan::new(&tables::USER_STATE, key![slot.user_id.as_str()], key![kind], usize::MAX))
+        };
+        let rooms = rows(user::state::ROOM).await?;
+        let counts = rows(user::state::KEY_COUNTS).await?;
+        let rooms = rooms.iter().map(|row| record::decode::<RoomEntry>(&row.value)).collect::<Result<Vec<_>, _>>()?;
+        let mut hub = self.hub();
+        let from = hub.highest.max(self.closed());
+        let mut view = slot.view();
+        for row in counts {
+            let counts: KeyCounts = record::decode(&row.value)?;
+            view.key_counts.entry(row.clustering.text(1).into()).or_insert(counts);
+        }
+        for entry in rooms {
+            // What the bus told meanwhile is newer than what was read before.
+            let newer = view.rooms.get(&entry.room_id).is_some_and(|known| known.position > entry.position);
+            if entry.membership == MembershipState::Join && !newer {
+                hub.watch(&entry.room_id, slot);
+                view.feed.touch(&entry.room_id, from);
+            }
+            if !newer {
+                view.put_room(entry);
+            }
+        }
+        view.feed.touch_user(from);
+        Ok(())
+    }
+}
+
+impl Hub {
+    fn watch(&mut self, room_id: &OwnedRoomId, slot: &Arc<Slot>) {
+        self.by_room.entry(room_id.clone()).or_default().insert(slot.user_id.clone(), Arc::clone(slot));
+    }
+
+    fn unwatch(&mut self, room_id: &OwnedRoomId, user_id: &UserId) {
+        if let Some(users) = self.by_room.get_mut(room_id) {
+            users.remove(user_id);
+            if users.is_empty() {
+                self.by_room.remove(room_id);
+            }
+        }
+    }
+
+    fn hear_room(&mut self, record: &Record) {
+        let Some(room_id) = record.entity.room_id() else { return };
+        if record.class == room::class::TYPING
+            && let Ok(typing) = cofactor_wire::decode::<Typing>(&record.payload)
+        {
+            self.typing.insert(room_id.clone(), (record.position, typing));
+        }
+        for slot in self.by_room.get(&room_id).into_iter().flat_map(BTreeMap::values) {
+            slot.view().feed.note(&room_id, record.position);
+            slot.notify.notify_waiters();
+        }
+    }
+
+    fn hear_user(&mut self, record: &Record) {
+        let Some(user_id) = record.entity.user_id() else { return };
+        let Some(slot) = self.slots.get(&user_id).cloned() else { return };
+        let decoded = match record.class {
+            user::class::MEMBERSHIP => cofactor_wire::decode::<RoomEntry>(&record.payload).map(|entry| {
+                self.hear_membership(&slot, entry, record.position);
+            }),
+            user::class::KEY_COUNTS => cofactor_wire::decode::<KeyCounts>(&record.payload).map(|counts| {
+                if let Some(device_id) = counts.device_id.clone() {
+                    slot.view().key_counts.insert(device_id, counts);
+                }
+            }),
+            _ => Ok(()),
+        };
+        if decoded.is_err() {
+            // A record of a later release: the store has what it says.
+            slot.spoil();
+            self.slots.remove(&user_id);
+            return;
+        }
+        slot.view().feed.note_user(record.position, record.class == user::class::TO_DEVICE);
+        slot.notify.notify_waiters();
+    }
+
+    fn hear_membership(&mut self, slot: &Arc<Slot>, entry: RoomEntry, position: Position) {
+        if entry.membership == MembershipState::Join {
+            self.watch(&entry.room_id, slot);
+        } else {
+            self.unwatch(&entry.room_id, &slot.user_id);
+        }
+        let mut view = slot.view();
+        view.feed.touch(&entry.room_id, position);
+        view.put_room(entry);
+    }
+
+    /// Lets idle slots go when there are too many.
+    fn make_room(&mut self, slots_max: usize, now_us: u64) {
+        if self.slots.len() < slots_max {
+            return;
+        }
+        let idle = |slot: &Arc<Slot>| now_us.saturating_sub(slot.used_us()) > SLOT_IDLE_US;
+        self.slots.retain(|_, slot| !idle(slot));
+        self.by_room.retain(|_, users| {
+            users.retain(|_, slot| !idle(slot));
+            !users.is_empty()
+        });
+    }
+}

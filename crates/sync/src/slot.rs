@@ -1,0 +1,81 @@
+//! What the service knows of one user that syncs here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use cofactor_types::Position;
+use cofactor_wire::user::{KeyCounts, RoomEntry};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use tokio::sync::Notify;
+
+use crate::feed::Feed;
+
+/// A user that syncs here.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) user_id: OwnedUserId,
+    pub(crate) notify: Notify,
+    /// Something was missed: the slot is to be built again.
+    stale: AtomicBool,
+    used_us: AtomicU64,
+    view: Mutex<View>,
+}
+
+/// The user's rooms, what changed last where, and the key counts of its devices.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pub(crate) rooms: BTreeMap<OwnedRoomId, RoomEntry>,
+    /// Rooms by where their membership last changed.
+    pub(crate) by_since: BTreeMap<Position, OwnedRoomId>,
+    pub(crate) feed: Feed,
+    pub(crate) key_counts: BTreeMap<OwnedDeviceId, KeyCounts>,
+}
+
+impl Slot {
+    pub(crate) fn new(user_id: OwnedUserId, now_us: u64) -> Self {
+        Self {
+            user_id,
+            notify: Notify::new(),
+            stale: AtomicBool::new(false),
+            used_us: AtomicU64::new(now_us),
+            view: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn spoil(&self) {
+        self.stale.store(true, Ordering::Release);
+        self.notify.notify_waiters();
+    }
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn touch(&self, now_us: u64) {
+        self.used_us.store(now_us, Ordering::Relaxed);
+    }
+
+    pub(crate) fn used_us(&self) -> u64 {
+        self.used_us.load(Ordering::Relaxed)
+    }
+}
+
+impl View {
+    /// Takes an entry of the room list; returns the one before.
+    pub(crate) fn put_room(&mut self, entry: RoomEntry) -> Option<RoomEntry> {
+        if let Some(before) = self.rooms.get(&entry.room_id) {
+            self.by_since.remove(&before.since);
+        }
+        self.by_since.insert(entry.since, entry.room_id.clone());
+        self.rooms.insert(entry.room_id.clone(), entry)
+    }
+}

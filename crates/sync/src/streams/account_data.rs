@@ -1,0 +1,93 @@
+//! Account data, the user's own and that of each room.
+
+use std::collections::BTreeSet;
+
+use cofactor_store::{Scan, key, record, tables};
+use cofactor_types::Fault;
+use cofactor_wire::user::{AccountData, state};
+use ruma::{OwnedRoomId, RoomId, api::client::filter::RoomEventFilter};
+
+use crate::{answer::Look, json::Json, service::Inner};
+
+/// Global account data.
+pub(crate) async fn write(inner: &Inner, look: &Look<'_>, body: &mut Json) -> Result<bool, Fault> {
+    let filter = &look.request.filter.account_data;
+    let mut as_room = RoomEventFilter::default();
+    as_room.types.clone_from(&filter.types);
+    as_room.not_types.clone_from(&filter.not_types);
+    let takes = |event_type: &str| takes(&as_room, event_type);
+    let prefix = key![state::ACCOUNT_DATA];
+    let events = changed(inner, look, prefix, takes).await?;
+    let has_news = !events.is_empty();
+    body.events("account_data", events);
+    Ok(has_news)
+}
+
+/// A room's account data; `all`: whatever changed.
+pub(crate) async fn room(inner: &Inner, look: &Look<'_>, room_id: &RoomId, all: bool) -> Result<Json, Fault> {
+    let filter = &look.request.filter.room.account_data;
+    let before = format!("{room_id}\0");
+    let look = Look { user_after: look.user_after.filter(|_| !all), ..*look };
+    let store = inner.history.reader().store();
+    let scan =
+        Scan::new(&tables::USER_STATE, key![look.slot.user_id.as_str()], key![state::ROOM_ACCOUNT_DATA], usize::MAX)
+            .after(key![state::ROOM_ACCOUNT_DATA, before.as_str()])
+            .up_to(key![state::ROOM_ACCOUNT_DATA, format!("{room_id}\u{1}")]);
+    let mut events = Json::array();
+    for row in store.scan(scan).await? {
+        let Some(event_type) = row.clustering.text(1).strip_prefix(&before) else { continue };
+        let data: AccountData = record::decode(&row.value)?;
+        if look.user_after.is_none_or(|after| data.position > after) && takes(filter, event_type) {
+            push(&mut events, event_type, &data.content);
+        }
+    }
+    Ok(events)
+}
+
+/// Rooms whose account data changed.
+pub(crate) async fn changed_rooms(inner: &Inner, look: &Look<'_>) -> Result<BTreeSet<OwnedRoomId>, Fault> {
+    let prefix = key![state::ROOM_ACCOUNT_DATA];
+    let scan = Scan::new(&tables::USER_STATE, key![look.slot.user_id.as_str()], prefix, usize::MAX);
+    let mut rooms = BTreeSet::new();
+    for row in inner.history.reader().store().scan(scan).await? {
+        let data: AccountData = record::decode(&row.value)?;
+        if look.user_after.is_none_or(|after| data.position > after)
+            && let Some((room_id, _)) = row.clustering.text(1).split_once('\0')
+            && let Ok(room_id) = RoomId::parse(room_id)
+        {
+            rooms.insert(room_id);
+        }
+    }
+    Ok(rooms)
+}
+
+async fn changed(
+    inner: &Inner,
+    look: &Look<'_>,
+    prefix: cofactor_store::Key,
+    takes: impl Fn(&str) -> bool,
+) -> Result<Json, Fault> {
+    let scan = Scan::new(&tables::USER_STATE, key![look.slot.user_id.as_str()], prefix, usize::MAX);
+    let mut events = Json::array();
+    for row in inner.history.reader().store().scan(scan).await? {
+        let data: AccountData = record::decode(&row.value)?;
+        let event_type = row.clustering.text(1);
+        if look.user_after.is_none_or(|after| data.position > after) && takes(event_type) {
+            push(&mut events, event_type, &data.content);
+        }
+    }
+    Ok(events)
+}
+
+fn push(events: &mut Json, event_type: &str, content: &[u8]) {
+    let mut event = Json::object();
+    event.text("type", event_type);
+    event.member("content", content);
+    events.element(&event.end_object());
+}
+
+fn takes(filter: &RoomEventFilter, event_type: &str) -> bool {
+    // The room of account data is chosen elsewhere, so any id serves here.
+    let any = ruma::room_id!("!any:room");
+    cofactor_history::EventFilter::of(filter, any).takes_type(event_type)
+}

@@ -1,0 +1,143 @@
+//! A room that the user is in.
+
+use cofactor_history::{EventFilter, PageToken, Placed};
+use cofactor_store::{Direction, RangeRead};
+use cofactor_types::{Fault, Position};
+use ruma::UInt;
+
+use crate::{
+    answer::{Look, RoomLook},
+    json::Json,
+    service::Inner,
+    streams::{account_data, ephemeral, state},
+    unread,
+};
+
+/// Events in a timeline, unless the filter says otherwise.
+const LIMIT_DEFAULT: usize = 10;
+
+/// Events in a timeline at most.
+const LIMIT_MAX: usize = 200;
+
+/// Events read for a timeline, whatever the filter leaves of them.
+const READ_MAX: usize = 1_000;
+
+/// A piece of timeline.
+#[derive(Debug, Default)]
+pub(crate) struct Timeline {
+    pub(crate) events: Vec<Placed>,
+    /// There is more between it and what was delivered before.
+    pub(crate) limited: bool,
+    /// Everything before this is earlier history.
+    pub(crate) start: Position,
+}
+
+/// The room's part of the answer; `None` if there is nothing to say.
+pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Option<Vec<u8>>, Fault> {
+    let now_ms = inner.clock.now_ms();
+    let timeline = timeline(inner, look, room, room.up_to).await?;
+    let state = state::read(inner, look, room, &timeline.events, timeline.start).await?;
+    let ephemeral = ephemeral::write(inner, look, room).await?;
+    let whole = room.is_new || look.request.full_state;
+    let data = account_data::room(inner, look, &room.entry.room_id, whole).await?;
+    let receipt_moved = !ephemeral.is_empty();
+    let quiet = timeline.events.is_empty() && state.is_empty() && ephemeral.is_empty() && data.is_empty();
+    if quiet && !whole {
+        return Ok(None);
+    }
+
+    let mut json = Json::object();
+    let mut part = Json::object();
+    part.member("events", &state::array(&timeline.events, look, now_ms).end_array());
+    part.member("limited", if timeline.limited { b"true" } else { b"false" });
+    part.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
+    json.member("timeline", &part.end_object());
+    let name = look.request.state_after.unwrap_or("state");
+    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms)));
+    json.events("ephemeral", ephemeral);
+    json.events("account_data", data);
+    if whole || receipt_moved || !timeline.events.is_empty() {
+        let user_id = &look.slot.user_id;
+        let notifications = &*inner.notifications;
+        let counts = unread::count(&inner.history, notifications, user_id, &room.entry, room.up_to).await?;
+        let mut unread = Json::object();
+        unread.number("notification_count", counts.notify);
+        unread.number("highlight_count", counts.highlight);
+        json.member("unread_notifications", &unread.end_object());
+    }
+    let is_member = |placed: &Placed| placed.event.event_type == "m.room.member";
+    if whole || timeline.events.iter().chain(&state).any(is_member) {
+        json.member("summary", &summary(inner, look, room).await?);
+    }
+    Ok(Some(json.end_object()))
+}
+
+/// The end of the timeline, as the user may see it.
+pub(crate) async fn timeline(
+    inner: &Inner,
+    look: &Look<'_>,
+    room: &RoomLook,
+    up_to: Position,
+) -> Result<Timeline, Fault> {
+    let room_id = &room.entry.room_id;
+    let filter = &look.request.filter.room.timeline;
+    let limit = filter.limit.map(UInt::into).and_then(|limit: u64| usize::try_from(limit).ok());
+    let limit = limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let filter = EventFilter::of(filter, room_id);
+    let mut found = Timeline { start: up_to.next(), ..Timeline::default() };
+    let mut viewpoint = None;
+    let mut read = 0;
+    let mut from = up_to;
+    loop {
+        let wanted = limit + 1 - found.events.len();
+        let range = RangeRead { after: room.after, up_to: from, direction: Direction::Backward, limit: wanted };
+        let events = inner.history.events(room_id, range).await?;
+        let exhausted = events.len() < wanted;
+        read += events.len();
+        for placed in events {
+            from = placed.position.previous();
+            // A member sees what comes after its join; what was before is a question of the history visibility.
+            let sees = if placed.position >= room.entry.since_room
+                && room.entry.membership == ruma::events::room::member::MembershipState::Join
+            {
+                !placed.event.hidden
+            } else {
+                if viewpoint.is_none() {
+                    viewpoint = Some(inner.history.viewpoint(room_id, &look.slot.user_id).await?);
+                }
+                viewpoint.as_ref().is_some_and(|viewpoint| viewpoint.sees(placed.position, &placed.event))
+            };
+            if !sees || !filter.takes(&placed.event) {
+                continue;
+            }
+            if found.events.len() == limit {
+                found.limited = true;
+                break;
+            }
+            found.start = placed.position;
+            found.events.push(placed);
+        }
+        if exhausted || found.limited || read >= READ_MAX {
+            found.limited |= !exhausted;
+            break;
+        }
+    }
+    // In a new room everything before the timeline was never delivered.
+    found.limited |= room.is_new && look.request.since.is_some();
+    found.events.reverse();
+    Ok(found)
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync_response-200_roomsummary>
+async fn summary(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Vec<u8>, Fault> {
+    const HEROES: usize = 5;
+    let summary = inner.history.summary(&room.entry.room_id).await?;
+    let mut heroes = Json::array();
+    let others = summary.heroes.iter().filter(|user_id| **user_id != look.slot.user_id);
+    others.take(HEROES).for_each(|user_id| heroes.text_element(user_id.as_str()));
+    let mut json = Json::object();
+    json.member("m.heroes", &heroes.end_array());
+    json.number("m.joined_member_count", summary.joined);
+    json.number("m.invited_member_count", summary.invited);
+    Ok(json.end_object())
+}

@@ -1,0 +1,47 @@
+//! A room that the user has left, or was banned from: what happened up to that, and nothing after.
+
+use cofactor_history::PageToken;
+use cofactor_types::{EntityId, Fault, Position};
+
+use crate::{
+    answer::{Look, RoomLook},
+    json::Json,
+    service::Inner,
+    streams::{joined, state},
+};
+
+pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Option<Vec<u8>>, Fault> {
+    let is_initial = look.user_after.is_none();
+    if is_initial && !look.request.filter.room.include_leave {
+        return Ok(None);
+    }
+    let now_ms = inner.clock.now_ms();
+    let end = room.entry.room_position;
+    if !room.entry.was_joined {
+        // Somebody who was never inside hears of the end of the invitation, and nothing of the room.
+        let mut json = Json::object();
+        let own = inner.history.at(&room.entry.room_id, end).await?;
+        let mut part = Json::object();
+        let events: Vec<_> = own.into_iter().collect();
+        part.member("events", &state::array(&events, look, now_ms).end_array());
+        part.member("limited", b"false");
+        part.text("prev_batch", &PageToken(end.previous()).to_string());
+        json.member("timeline", &part.end_object());
+        json.member("state", &crate::json::wrap_events(Json::array()));
+        return Ok(Some(json.end_object()));
+    }
+    let since = look.request.since.as_ref();
+    let after = since.map_or(Position::ZERO, |since| since.lower_bound(&EntityId::room(&room.entry.room_id)));
+    let room = RoomLook { after: after.min(end.previous()), up_to: end, is_new: is_initial, entry: room.entry.clone() };
+    let timeline = joined::timeline(inner, look, &room, end).await?;
+    let state = state::read(inner, look, &room, &timeline.events, timeline.start).await?;
+    let mut json = Json::object();
+    let mut part = Json::object();
+    part.member("events", &state::array(&timeline.events, look, now_ms).end_array());
+    part.member("limited", if timeline.limited { b"true" } else { b"false" });
+    part.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
+    json.member("timeline", &part.end_object());
+    let name = look.request.state_after.unwrap_or("state");
+    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms)));
+    Ok(Some(json.end_object()))
+}

@@ -1,0 +1,71 @@
+//! The state that goes with a timeline.
+
+use std::collections::BTreeSet;
+
+use cofactor_history::{EventFilter, Members, Placed, Reader, StateEvent, render};
+use cofactor_types::{Fault, Position};
+use ruma::api::client::filter::LazyLoadOptions;
+
+use crate::{
+    answer::{Look, RoomLook},
+    json::Json,
+    service::Inner,
+};
+
+/// Which member events go with a timeline: with lazy loading those of its senders, and one's own.
+/// <https://spec.matrix.org/v1.19/client-server-api/#lazy-loading-room-members>
+///
+/// What a client has got before is not remembered, so a sender's member event comes with every timeline it is in; the
+/// specification allows that.
+pub(crate) fn members(look: &Look<'_>, room: &RoomLook, timeline: &[Placed]) -> Members {
+    if matches!(look.request.filter.room.state.lazy_load_options, LazyLoadOptions::Disabled) {
+        return Members::All;
+    }
+    let mut wanted: BTreeSet<String> = timeline.iter().map(|placed| placed.event.sender.to_string()).collect();
+    if room.is_new {
+        wanted.insert(look.slot.user_id.to_string());
+    }
+    Members::Only(wanted)
+}
+
+/// The state events for a room: whole or what changed, before the timeline's start or after its end.
+pub(crate) async fn read(
+    inner: &Inner,
+    look: &Look<'_>,
+    room: &RoomLook,
+    timeline: &[Placed],
+    start: Position,
+) -> Result<Vec<StateEvent>, Fault> {
+    let members = members(look, room, timeline);
+    let room_id = &room.entry.room_id;
+    // The state before the first event of the timeline, or after the last.
+    let at = if look.request.state_after.is_some() { room.up_to } else { start.previous() };
+    let whole = room.is_new || look.request.full_state;
+    let mut state = match whole {
+        true => inner.history.state_at(room_id, at, &members).await?,
+        false => inner.history.state_delta(room_id, room.after, at, &members).await?,
+    };
+    if let (false, Members::Only(wanted)) = (whole, &members) {
+        // Senders whose member event did not change are named too.
+        for user_id in wanted {
+            let known = |event: &StateEvent| event.event.state_key.as_deref() == Some(user_id);
+            let in_timeline = timeline.iter().any(|event| event.event.event_type == "m.room.member" && known(event));
+            if !in_timeline && !state.iter().any(|event| event.event.event_type == "m.room.member" && known(event)) {
+                state.extend(inner.history.current(room_id, "m.room.member", user_id).await?);
+            }
+        }
+    }
+    let filter = EventFilter::of(&look.request.filter.room.state, room_id);
+    state.retain(|event| filter.takes(&event.event));
+    Ok(state)
+}
+
+/// The events as a JSON array.
+pub(crate) fn array(events: &[StateEvent], look: &Look<'_>, now_ms: u64) -> Json {
+    let reader = Reader { user_id: &look.slot.user_id, device_id: &look.request.device_id, now_ms };
+    let mut array = Json::array();
+    for placed in events {
+        array.element_with(|out| render(out, &placed.event, None, &reader));
+    }
+    array
+}
