@@ -178,6 +178,29 @@ impl Reply {
         Self { status: StatusCode::OK, headers, body: ReplyBody::Whole(body) }
     }
 
+    /// 200 with an empty JSON object.
+    pub fn empty() -> Self {
+        Self::json(Bytes::from_static(b"{}"))
+    }
+
+    /// 200 with a JSON value.
+    ///
+    /// # Errors
+    /// If the value cannot be encoded, which only a map with keys that are not strings cannot.
+    pub fn value(value: &impl serde::Serialize) -> Result<Self, ApiError> {
+        serde_json::to_vec(value).map(|body| Self::json(body.into())).map_err(|error| not_encoded(&error))
+    }
+
+    /// 200 with one of ruma's responses.
+    ///
+    /// # Errors
+    /// If it cannot be encoded: a defect.
+    pub fn typed(response: impl OutgoingResponse) -> Result<Self, ApiError> {
+        let response = response.try_into_http_response::<Vec<u8>>().map_err(|error| not_encoded(&error))?;
+        let (parts, body) = response.into_parts();
+        Ok(Self { status: parts.status, headers: parts.headers, body: ReplyBody::Whole(body.into()) })
+    }
+
     /// 200 with text.
     pub fn text(body: String) -> Self {
         let mut headers = HeaderMap::with_capacity(1);
@@ -229,7 +252,7 @@ impl<S: Service> Routes<S> {
         R: IncomingRequest + Metadata + 'static,
         R::Authentication: Scheme,
         H: Fn(S, Caller<<R::Authentication as Scheme>::Caller>, R) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<R::OutgoingResponse, ApiError>> + 'static,
+        F: Future<Output = Result<Reply, ApiError>> + 'static,
     {
         for path in R::PATH_BUILDER.all_paths() {
             self.mount_at::<R, H, F>(path, &[], handler.clone());
@@ -242,13 +265,13 @@ impl<S: Service> Routes<S> {
         R: IncomingRequest + Metadata + 'static,
         R::Authentication: Scheme,
         H: Fn(S, Caller<<R::Authentication as Scheme>::Caller>, R) -> F + Clone + Send + Sync + 'static,
-        F: Future<Output = Result<R::OutgoingResponse, ApiError>> + 'static,
+        F: Future<Output = Result<Reply, ApiError>> + 'static,
     {
         let typed: Handler<S> = Arc::new(move |service, exchange| {
             let handler = handler.clone();
             async move {
                 let (caller, request) = parse::<R>(exchange)?;
-                encode(handler(service, caller, request).await?)
+                handler(service, caller, request).await
             }
             .boxed_local()
         });
@@ -369,11 +392,7 @@ where
     Ok((Caller { session, context }, request))
 }
 
-fn encode<T: OutgoingResponse>(response: T) -> Result<Reply, ApiError> {
-    let response = response.try_into_http_response::<Vec<u8>>().map_err(|error| {
-        tracing::error!(%error, "an answer cannot be encoded");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "the answer cannot be encoded")
-    })?;
-    let (parts, body) = response.into_parts();
-    Ok(Reply { status: parts.status, headers: parts.headers, body: ReplyBody::Whole(body.into()) })
+fn not_encoded(error: &dyn std::fmt::Display) -> ApiError {
+    tracing::error!(%error, "an answer cannot be encoded");
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "the answer cannot be encoded")
 }

@@ -1,0 +1,163 @@
+//! A user's rules. <https://spec.matrix.org/v1.19/client-server-api/#push-rules>
+
+use bytes::Bytes;
+use cofactor_types::{ErrorClass, Fault};
+use ruma::{
+    RoomId, UserId,
+    push::{Action, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset},
+};
+use serde::{Deserialize, Serialize};
+
+/// Rules of one user, the predefined ones included.
+const RULES_MAX: usize = 1_000;
+
+/// The content of the account data `m.push_rules`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Rules {
+    /// The rules.
+    pub global: Ruleset,
+}
+
+impl Rules {
+    /// The type of the account data.
+    pub const EVENT_TYPE: &'static str = "m.push_rules";
+
+    /// What a new user has.
+    pub fn server_default(user_id: &UserId) -> Self {
+        Self { global: Ruleset::server_default(user_id) }
+    }
+
+    /// The stored rules, with the predefined ones of this release; the default if nothing is stored.
+    ///
+    /// # Errors
+    /// If what is stored cannot be read.
+    pub fn load(user_id: &UserId, stored: Option<&[u8]>) -> Result<Self, Fault> {
+        let mut rules = Self::server_default(user_id);
+        if let Some(stored) = stored {
+            let damaged = |error: serde_json::Error| Fault::internal(format!("stored push rules are damaged: {error}"));
+            let mut known: Self = serde_json::from_slice(stored).map_err(damaged)?;
+            known.global.update_with_server_default(rules.global);
+            rules = known;
+        }
+        Ok(rules)
+    }
+
+    /// What to store.
+    ///
+    /// # Errors
+    /// If the rules cannot be encoded: a defect.
+    pub fn store(&self) -> Result<Bytes, Fault> {
+        serde_json::to_vec(self).map(Bytes::from).map_err(|error| Fault::internal(error.to_string()))
+    }
+
+    /// One rule.
+    ///
+    /// # Errors
+    /// `M_NOT_FOUND`.
+    pub fn get(&self, kind: RuleKind, rule_id: &str) -> Result<AnyPushRuleRef<'_>, Fault> {
+        self.global.get(kind, rule_id).ok_or_else(|| no_rule())
+    }
+
+    /// Adds or replaces a rule.
+    ///
+    /// # Errors
+    /// If the rule or its place is wrong, or there are too many.
+    pub fn put(&mut self, rule: NewPushRule, after: Option<&str>, before: Option<&str>) -> Result<(), Fault> {
+        if self.global.iter().count() >= RULES_MAX {
+            return Err(Fault::new(ErrorClass::Invalid, "M_TOO_LARGE", "there are too many push rules"));
+        }
+        self.global.insert(rule, after, before).map_err(|error| match error {
+            InsertPushRuleError::UnknownRuleId => Fault::not_found(error.to_string()),
+            _ => Fault::invalid(error.to_string()),
+        })
+    }
+
+    /// Removes a rule of the user's own.
+    ///
+    /// # Errors
+    /// `M_NOT_FOUND`, or `M_INVALID_PARAM` for a predefined rule.
+    pub fn delete(&mut self, kind: RuleKind, rule_id: &str) -> Result<(), Fault> {
+        self.global.remove(kind, rule_id).map_err(|error| match error {
+            RemovePushRuleError::NotFound => no_rule(),
+            _ => Fault::invalid(error.to_string()),
+        })
+    }
+
+    /// Switches a rule on or off.
+    ///
+    /// # Errors
+    /// `M_NOT_FOUND`.
+    pub fn set_enabled(&mut self, kind: RuleKind, rule_id: &str, enabled: bool) -> Result<(), Fault> {
+        self.global.set_enabled(kind, rule_id, enabled).map_err(|_| no_rule())
+    }
+
+    /// Sets what a rule does.
+    ///
+    /// # Errors
+    /// `M_NOT_FOUND`.
+    pub fn set_actions(&mut self, kind: RuleKind, rule_id: &str, actions: Vec<Action>) -> Result<(), Fault> {
+        self.global.set_actions(kind, rule_id, actions).map_err(|_| no_rule())
+    }
+
+    /// Whether running totals say what these rules say in `room_id`: no rule of the user's own could match there, and no
+    /// predefined one was changed.
+    pub fn is_default(&self, user_id: &UserId, room_id: &RoomId) -> bool {
+        let default = Ruleset::server_default(user_id);
+        let same = |rule: AnyPushRuleRef<'_>| {
+            let known = default.get(kind_of(&rule), rule.rule_id());
+            known.is_some_and(|known| {
+                let actions = |rule: &AnyPushRuleRef<'_>| serde_json::to_string(rule.actions()).unwrap_or_default();
+                known.enabled() == rule.enabled() && actions(&known) == actions(&rule)
+            })
+        };
+        self.global.iter().all(|rule| match &rule {
+            AnyPushRuleRef::Room(room) if room.rule_id != room_id => true,
+            _ if !rule.is_server_default() => !rule.enabled(),
+            _ => same(rule),
+        })
+    }
+}
+
+fn kind_of(rule: &AnyPushRuleRef<'_>) -> RuleKind {
+    match rule {
+        AnyPushRuleRef::Override(_) => RuleKind::Override,
+        AnyPushRuleRef::Content(_) => RuleKind::Content,
+        AnyPushRuleRef::Room(_) => RuleKind::Room,
+        AnyPushRuleRef::Sender(_) => RuleKind::Sender,
+        _ => RuleKind::Underride,
+    }
+}
+
+fn no_rule() -> Fault {
+    Fault::not_found("there is no such push rule")
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{push::{NewSimplePushRule, PredefinedOverrideRuleId}, room_id, user_id};
+
+    use super::*;
+
+    #[test]
+    fn rules_survive_being_stored_and_a_changed_one_is_no_default() {
+        let (alice, room) = (user_id!("@alice:example.org"), room_id!("!a:example.org"));
+        let mut rules = Rules::server_default(alice);
+        assert!(rules.is_default(alice, room));
+        rules.set_enabled(RuleKind::Override, PredefinedOverrideRuleId::Master.as_str(), true).unwrap();
+        let stored = rules.store().unwrap();
+        let loaded = Rules::load(alice, Some(&stored)).unwrap();
+        assert!(!loaded.is_default(alice, room));
+    }
+
+    #[test]
+    fn a_muted_room_concerns_that_room_alone() {
+        let (alice, room) = (user_id!("@alice:example.org"), room_id!("!a:example.org"));
+        let mut rules = Rules::server_default(alice);
+        rules.put(NewPushRule::Room(NewSimplePushRule::new(room.to_owned(), vec![])), None, None).unwrap();
+        assert!(!rules.is_default(alice, room));
+        assert!(rules.is_default(alice, room_id!("!b:example.org")));
+        rules.delete(RuleKind::Room, room.as_str()).unwrap();
+        assert!(rules.is_default(alice, room));
+        assert!(rules.delete(RuleKind::Override, ".m.rule.master").is_err());
+    }
+}
