@@ -5,10 +5,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cofactor_entity::{Entities, Env, Placement};
 use cofactor_room::{Draft, author};
-use cofactor_store::{CasOutcome, Key, StoreError, key, record, tables};
+use bytes::Bytes;
+use cofactor_store::{CasOutcome, Durability, Key, Mutation, Scan, StoreError, key, record, tables};
 use cofactor_types::{EntityId, ErrorClass, Fault};
 use cofactor_wire::room::{Alias, CreateRoom, RoomCommand, RoomReply, Rooms};
-use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId, events::TimelineEventType};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId, events::TimelineEventType};
 use serde_json::Value;
 
 use crate::{
@@ -16,6 +17,9 @@ use crate::{
     presets::CreateRoomOptions,
     send::author_fault,
 };
+
+/// Aliases of one room that are listed.
+const ALIASES_MAX: usize = 1_000;
 
 /// The rooms of this node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -109,7 +113,7 @@ impl RoomsHandle {
     pub async fn set_alias(&self, alias: &RoomAliasId, room_id: &RoomId, creator: &UserId) -> Result<(), Fault> {
         let row = Alias { alias: alias.to_owned(), room_id: room_id.to_owned(), creator: creator.to_owned() };
         match self.cas_alias(alias, None, Some(&row)).await? {
-            CasOutcome::Applied => Ok(()),
+            CasOutcome::Applied => self.list_alias(alias, room_id, Some(Bytes::new())).await,
             CasOutcome::Found(_) => {
                 Err(Fault::new(ErrorClass::Conflict, "M_ROOM_IN_USE", format!("the alias {alias} is taken")))
             }
@@ -120,16 +124,41 @@ impl RoomsHandle {
     ///
     /// # Errors
     /// If there is none, or the user may not.
-    pub async fn delete_alias(&self, alias: &RoomAliasId, user_id: &UserId, is_admin: bool) -> Result<Alias, Fault> {
+    pub async fn delete_alias(&self, alias: &RoomAliasId, user_id: &UserId) -> Result<Alias, Fault> {
         let missing = || Fault::not_found("there is no such alias");
         let row = self.resolve_alias(alias).await?.ok_or_else(missing)?;
-        if row.creator != user_id && !is_admin {
+        if row.creator != user_id {
             self.ask(&row.room_id, RoomCommand::MayAlias { user_id: user_id.to_owned() }).await?;
         }
         match self.cas_alias(alias, Some(&row), None).await? {
-            CasOutcome::Applied => Ok(row),
+            CasOutcome::Applied => {
+                self.list_alias(alias, &row.room_id, None).await?;
+                Ok(row)
+            }
             CasOutcome::Found(_) => Err(missing()),
         }
+    }
+
+    /// The local aliases of a room.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn aliases_of(&self, room_id: &RoomId) -> Result<Vec<OwnedRoomAliasId>, Fault> {
+        let scan = Scan::new(&tables::ROOM_ALIASES, key![room_id.as_str()], Key::EMPTY, ALIASES_MAX);
+        let rows = self.env.store().scan(scan).await?;
+        Ok(rows.iter().filter_map(|row| RoomAliasId::parse(row.clustering.text(0)).ok()).collect())
+    }
+
+    /// The list of a room's aliases follows the aliases themselves; it is for people to read, and what it says is looked up
+    /// again wherever it matters.
+    async fn list_alias(&self, alias: &RoomAliasId, room_id: &RoomId, value: Option<Bytes>) -> Result<(), Fault> {
+        let mutation = Mutation {
+            table: &tables::ROOM_ALIASES,
+            partition: key![room_id.as_str()],
+            clustering: key![alias.as_str()],
+            value,
+        };
+        Ok(self.env.store().write(vec![mutation], Durability::Synced).await?)
     }
 
     /// A compare-and-set whose unknown outcome is read back.

@@ -56,6 +56,8 @@ tables! {
     15 DIRECTORY "directory" Plain [text("list")] [text("room_id")];
     /// Room aliases; set conditionally, for an alias has no owner but the table.
     16 ALIASES "aliases" Conditional [text("alias")] [];
+    /// The aliases of a room, to list them.
+    17 ROOM_ALIASES "room_aliases" Plain [text("room_id")] [text("alias")];
     /// A user's own data by kind and key: devices, keys, account data, room list, filters, profile.
     20 USER_STATE "user_state" Plain [text("user_id")] [text("kind"), text("key")];
     /// Backed-up room keys.

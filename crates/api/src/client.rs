@@ -1,0 +1,45 @@
+//! The client-server API.
+
+mod account;
+mod account_data;
+mod aliases;
+mod backup;
+mod devices;
+mod discovery;
+mod events;
+mod keys;
+mod membership;
+mod messages;
+mod profile;
+mod push_rules;
+mod receipts;
+mod rooms;
+mod session;
+mod state;
+mod sync;
+mod to_device;
+
+use cofactor_http::Routes;
+
+use crate::Api;
+
+pub(crate) fn mount(routes: &mut Routes<Api>) {
+    discovery::mount(routes);
+    account::mount(routes);
+    session::mount(routes);
+    devices::mount(routes);
+    profile::mount(routes);
+    account_data::mount(routes);
+    push_rules::mount(routes);
+    rooms::mount(routes);
+    aliases::mount(routes);
+    membership::mount(routes);
+    state::mount(routes);
+    events::mount(routes);
+    messages::mount(routes);
+    receipts::mount(routes);
+    sync::mount(routes);
+    keys::mount(routes);
+    backup::mount(routes);
+    to_device::mount(routes);
+}
