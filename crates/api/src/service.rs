@@ -127,7 +127,8 @@ impl Api {
         } else {
             UserId::parse_with_server_name(name, &self.server_name)
         };
-        let user_id = user_id.map_err(|_| ApiError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_USERNAME", "not a user name"))?;
+        let user_id = user_id
+            .map_err(|_| ApiError::new(http::StatusCode::BAD_REQUEST, "M_INVALID_USERNAME", "not a user name"))?;
         if self.is_local(&user_id) { Ok(user_id) } else { Err(ApiError::forbidden("the user is of another server")) }
     }
 

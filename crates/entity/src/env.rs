@@ -15,7 +15,7 @@ use crate::{Positions, publisher::Publisher};
 
 /// Brings messages to entities, wherever they live.
 #[async_trait]
-pub trait Deliver: Send + Sync + 'static {
+pub trait Deliver: std::fmt::Debug + Send + Sync + 'static {
     /// Gives `payload` to `target` and waits until it is durable there.
     ///
     /// # Errors
@@ -95,6 +95,11 @@ impl Env {
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.inner.parts.store
+    }
+
+    /// The bus.
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.inner.parts.bus
     }
 
     /// The reader of logs.

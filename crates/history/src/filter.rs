@@ -47,7 +47,9 @@ impl EventFilter {
 
     /// Whether no event passes.
     pub fn is_closed(&self) -> bool {
-        self.nothing || self.types.as_ref().is_some_and(Vec::is_empty) || self.senders.as_ref().is_some_and(Vec::is_empty)
+        self.nothing
+            || self.types.as_ref().is_some_and(Vec::is_empty)
+            || self.senders.as_ref().is_some_and(Vec::is_empty)
     }
 
     /// Whether a type passes.

@@ -63,9 +63,8 @@ impl History {
     /// If the store fails, as in all reads here.
     pub async fn events(&self, room_id: &RoomId, range: RangeRead) -> Result<Vec<Placed>, Fault> {
         let rows = self.reader.read(&Self::log(room_id, class::TIMELINE, ""), range).await?;
-        let place = |row: cofactor_store::LogRow| {
-            Ok(Placed { position: row.position, event: record::decode(&row.value)? })
-        };
+        let place =
+            |row: cofactor_store::LogRow| Ok(Placed { position: row.position, event: record::decode(&row.value)? });
         rows.into_iter().map(place).collect()
     }
 

@@ -26,7 +26,9 @@ impl FromStr for PageToken {
 
     fn from_str(text: &str) -> Result<Self, Fault> {
         let number = text.strip_prefix('p').and_then(|digits| u64::from_str_radix(digits, 16).ok());
-        number.map(|number| Self(Position(number))).ok_or_else(|| Fault::invalid("the token was not made by this server"))
+        number
+            .map(|number| Self(Position(number)))
+            .ok_or_else(|| Fault::invalid("the token was not made by this server"))
     }
 }
 
@@ -92,9 +94,8 @@ impl History {
                     false => after = last.position,
                 }
             }
-            let visible = |placed: &Placed| {
-                request.filter.takes(&placed.event) && viewpoint.sees(placed.position, &placed.event)
-            };
+            let visible =
+                |placed: &Placed| request.filter.takes(&placed.event) && viewpoint.sees(placed.position, &placed.event);
             events.extend(found.into_iter().filter(visible));
             if exhausted || events.len() >= request.limit || read >= READ_MAX {
                 let end = if backward { up_to } else { after };

@@ -89,9 +89,8 @@ impl History {
         for row in self.reader().read(&Self::log(room_id, class::STATE, ""), range).await? {
             let delta: StateDelta = record::decode(&row.value)?;
             for change in delta.changes {
-                let entry = changes
-                    .entry((change.event_type, change.state_key))
-                    .or_insert((change.position, change.before));
+                let entry =
+                    changes.entry((change.event_type, change.state_key)).or_insert((change.position, change.before));
                 entry.0 = change.position;
             }
         }
@@ -133,9 +132,8 @@ impl History {
         if changes.is_empty() {
             return Ok(state);
         }
-        let key_of = |event: &StateEvent| {
-            (event.event.event_type.clone(), event.event.state_key.clone().unwrap_or_default())
-        };
+        let key_of =
+            |event: &StateEvent| (event.event.event_type.clone(), event.event.state_key.clone().unwrap_or_default());
         state.retain(|event| !changes.contains_key(&key_of(event)));
         for ((event_type, state_key), (_, before)) in changes {
             if let (true, Some(before)) = (wants(members, &event_type, &state_key), before) {

@@ -9,7 +9,9 @@ use ruma::{
     OwnedDeviceId, OwnedUserId,
     api::{
         IncomingRequest, Metadata, OutgoingResponse, OutgoingResponseExt,
-        auth_scheme::{AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication},
+        auth_scheme::{
+            AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
+        },
         path_builder::PathBuilder,
     },
 };

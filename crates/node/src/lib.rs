@@ -1,1 +1,21 @@
-//! Roles, backends, lifecycle, configuration.
+//! A node: configuration, backends, and the order in which everything starts and stops.
+//!
+//! This is the only crate that sees everything. [`Config`] is what an operator writes; [`backends`] is the only place that
+//! knows their names; [`Node`] starts in numbered stages and stops in the reverse order.
+//!
+//! To add an option, add a field to the options of the crate that needs it. To add a backend, add a crate and an arm in
+//! `backends.rs`.
+
+pub mod admin;
+pub mod backends;
+mod config;
+mod identity;
+mod lifecycle;
+mod system;
+
+pub use self::{
+    config::{Config, ConfigError, EXAMPLE, Limits, Sync},
+    identity::{Identity, IdentityError},
+    lifecycle::{Node, StartError},
+    system::{BuildError, Core},
+};

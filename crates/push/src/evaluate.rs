@@ -47,8 +47,5 @@ pub async fn evaluate(rules: &Rules, event: &[u8], context: &Context) -> Outcome
     );
     room.power_levels.clone_from(&context.power_levels);
     let actions = rules.global.get_actions(&event, &room).await;
-    Outcome {
-        notify: actions.iter().any(Action::should_notify),
-        highlight: actions.iter().any(Action::is_highlight),
-    }
+    Outcome { notify: actions.iter().any(Action::should_notify), highlight: actions.iter().any(Action::is_highlight) }
 }

@@ -134,7 +134,10 @@ fn no_rule() -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use ruma::{push::{NewSimplePushRule, PredefinedOverrideRuleId}, room_id, user_id};
+    use ruma::{
+        push::{NewSimplePushRule, PredefinedOverrideRuleId},
+        room_id, user_id,
+    };
 
     use super::*;
 

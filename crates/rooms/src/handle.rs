@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use cofactor_entity::{Entities, Env, Placement};
 use cofactor_room::{Draft, author};
-use bytes::Bytes;
 use cofactor_store::{CasOutcome, Durability, Key, Mutation, Scan, StoreError, key, record, tables};
 use cofactor_types::{EntityId, ErrorClass, Fault};
 use cofactor_wire::room::{Alias, CreateRoom, RoomCommand, RoomReply, Rooms};
-use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId, events::TimelineEventType};
+use ruma::{
+    MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId,
+    events::TimelineEventType,
+};
 use serde_json::Value;
 
 use crate::{

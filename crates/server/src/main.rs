@@ -1,3 +1,205 @@
-//! The binary: command line and main.
+//! The command line of Cofactor.
 
-fn main() {}
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use cofactor_node::{Config, EXAMPLE, Node, admin};
+
+/// Cofactor, a Matrix homeserver.
+///
+/// Without any configuration it is a complete homeserver on http://localhost:8008 with its data in ./cofactor-data.
+/// Registration is closed until a token or a flag opens it: `cofactor serve --registration-token TOKEN`.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    /// The configuration file (TOML). Options in the environment (COFACTOR_…) go before those in the file.
+    #[arg(long, short, global = true, env = "COFACTOR_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the homeserver until it is told to stop (SIGTERM, Ctrl-C).
+    Serve(Serve),
+    /// Show or check the configuration.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Create and change accounts. The server must not be running on the same data.
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Look at the installation and say what is wrong with it.
+    Doctor,
+    /// List every method and path that this release serves.
+    Endpoints,
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    /// The name of this homeserver, the part of user ids after the colon (option `server_name`).
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<String>,
+    /// The data folder (option `data_dir`).
+    #[arg(long, value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// An address to listen on, instead of those in the configuration (option `http.listen`). May be given often.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Vec<std::net::SocketAddr>,
+    /// Let whoever knows this token register (option `registration.token`).
+    #[arg(long, value_name = "TOKEN")]
+    registration_token: Option<String>,
+    /// Let anybody register (option `registration.open`). Only where strangers cannot reach the server.
+    #[arg(long)]
+    open_registration: bool,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print every option with its default and meaning.
+    Example,
+    /// Say whether the configuration can be used.
+    Check,
+}
+
+#[derive(Subcommand)]
+enum UserCommand {
+    /// Create an account. The password is read from standard input.
+    Create {
+        /// The user name, such as `alice`.
+        name: String,
+        /// Make it a server administrator.
+        #[arg(long)]
+        admin: bool,
+    },
+    /// Change an account's password, and log all its devices out. The password is read from standard input.
+    Password {
+        /// The user name.
+        name: String,
+    },
+    /// Deactivate an account for good. The name stays taken.
+    Deactivate {
+        /// The user name.
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            say_error(&format!("cofactor: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a command line speaks to its user")]
+fn say_error(line: &str) {
+    eprintln!("{line}");
+}
+
+/// Prints a line; a reader that has gone is no error.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let load = || Config::load(arguments.config.as_deref());
+    match arguments.command {
+        Command::Serve(serve) => {
+            let mut config = load()?;
+            serve.apply(&mut config);
+            config.name()?;
+            let _telemetry = cofactor_telemetry::init(&config.telemetry)?;
+            actix_rt::System::new().block_on(run_server(&config))?;
+        }
+        Command::Config(ConfigCommand::Example) => say(EXAMPLE.trim_end()),
+        Command::Config(ConfigCommand::Check) => {
+            load()?;
+            say("the configuration can be used");
+        }
+        Command::User(command) => {
+            let config = load()?;
+            let (name, task) = command.task()?;
+            let user_id = actix_rt::System::new().block_on(admin::account(&config, &name, task))?;
+            say(&format!("done: {user_id}"));
+        }
+        Command::Doctor => return Ok(doctor(&load()?)),
+        Command::Endpoints => {
+            let endpoints = actix_rt::System::new().block_on(admin::endpoints())?;
+            endpoints.iter().for_each(|line| say(line));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_server(config: &Config) -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .context("cannot listen for SIGTERM")?;
+    let mut node = Node::start(config).await?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+    };
+    let kept = node.keep(stop).await;
+    if kept.is_ok() {
+        node.stop().await;
+    }
+    Ok(kept?)
+}
+
+fn doctor(config: &Config) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for finding in admin::doctor(config) {
+        match finding {
+            Ok(line) => say(&format!("ok    {line}")),
+            Err(line) => {
+                code = ExitCode::FAILURE;
+                say(&format!("WRONG {line}"));
+            }
+        }
+    }
+    code
+}
+
+impl Serve {
+    fn apply(self, config: &mut Config) {
+        if let Some(server_name) = self.server_name {
+            config.server_name = server_name;
+        }
+        if let Some(data_dir) = self.data_dir {
+            config.data_dir = data_dir;
+        }
+        if !self.listen.is_empty() {
+            config.http.listen = self.listen;
+        }
+        if self.registration_token.is_some() {
+            config.registration.token = self.registration_token;
+        }
+        config.registration.open |= self.open_registration;
+    }
+}
+
+impl UserCommand {
+    fn task(self) -> anyhow::Result<(String, admin::AccountTask)> {
+        Ok(match self {
+            Self::Create { name, admin } => (name, admin::AccountTask::Create { password: read_password()?, admin }),
+            Self::Password { name } => (name, admin::AccountTask::Password { password: read_password()? }),
+            Self::Deactivate { name } => (name, admin::AccountTask::Deactivate),
+        })
+    }
+}
+
+/// The first line of standard input; never an argument, which other users of the machine could see.
+fn read_password() -> anyhow::Result<String> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).context("the password cannot be read from standard input")?;
+    let password = line.trim_end_matches(['\r', '\n']).to_owned();
+    anyhow::ensure!(!password.is_empty(), "the password is empty; write it to standard input");
+    Ok(password)
+}

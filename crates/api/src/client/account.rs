@@ -82,7 +82,8 @@ async fn free_user_id(api: &Api, username: &str) -> Result<OwnedUserId, ApiError
     if localpart.is_empty() || localpart.starts_with('_') || !localpart.bytes().all(allowed) {
         return Err(invalid("a user name has lower-case letters, digits and ._=-/+ only"));
     }
-    let user_id = UserId::parse_with_server_name(localpart, &api.server_name).map_err(|_| invalid("not a user name"))?;
+    let user_id =
+        UserId::parse_with_server_name(localpart, &api.server_name).map_err(|_| invalid("not a user name"))?;
     if user_id.as_str().len() > USER_ID_BYTES_MAX {
         return Err(invalid("the user name is too long"));
     }

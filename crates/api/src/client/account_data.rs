@@ -7,9 +7,7 @@ use http::StatusCode;
 use ruma::{
     OwnedRoomId, RoomId, UserId,
     api::client::{
-        config::{
-            get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data,
-        },
+        config::{get_global_account_data, get_room_account_data, set_global_account_data, set_room_account_data},
         filter::{create_filter, get_filter},
         tag::{create_tag, delete_tag, get_tags},
     },

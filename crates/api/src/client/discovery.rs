@@ -10,8 +10,8 @@ use crate::Api;
 
 /// Versions of the specification whose endpoints, as far as they are served, behave as that version says.
 const VERSIONS: [&str; 16] = [
-    "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12", "v1.13",
-    "v1.14", "v1.15",
+    "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12",
+    "v1.13", "v1.14", "v1.15",
 ];
 
 pub(crate) fn mount(routes: &mut Routes<Api>) {

@@ -6,7 +6,9 @@ use cofactor_history::{EventFilter, Members, PageRequest, PageToken};
 use cofactor_http::{ApiError, Caller, LimitClass, Reply, Routes, Session};
 use cofactor_store::Direction;
 use cofactor_wire::room::{NewEvent, RoomCommand, Transaction};
-use ruma::api::client::{context::get_context, message::send_message_event, redact::redact_event, room::get_room_event};
+use ruma::api::client::{
+    context::get_context, message::send_message_event, redact::redact_event, room::get_room_event,
+};
 use serde_json::json;
 
 use crate::{Api, client::state::sent};
@@ -35,12 +37,7 @@ async fn send(api: Api, caller: Caller<Session>, request: send_message_event::v3
         }
         _ => None,
     };
-    let event = NewEvent {
-        event_type,
-        state_key: None,
-        content: Bytes::copy_from_slice(content.as_bytes()),
-        redacts,
-    };
+    let event = NewEvent { event_type, state_key: None, content: Bytes::copy_from_slice(content.as_bytes()), redacts };
     let transaction = Some(Transaction { device_id, txn_id: request.txn_id });
     sent(api.room(&request.room_id, RoomCommand::Send { sender: user_id, transaction, event }).await?)
 }
@@ -86,8 +83,10 @@ async fn context(api: Api, caller: Caller<Session>, request: get_context::v3::Re
         limit: limit.max(1),
         filter: EventFilter::of(&request.filter, room_id),
     };
-    let mut before = api.history.page(room_id, &view, &page(found.position.previous(), Direction::Backward, limit / 2)).await?;
-    let mut after = api.history.page(room_id, &view, &page(found.position, Direction::Forward, limit - limit / 2)).await?;
+    let mut before =
+        api.history.page(room_id, &view, &page(found.position.previous(), Direction::Backward, limit / 2)).await?;
+    let mut after =
+        api.history.page(room_id, &view, &page(found.position, Direction::Forward, limit - limit / 2)).await?;
     before.events.truncate(limit / 2);
     after.events.truncate(limit - limit / 2);
     let last = after.events.last().unwrap_or(&found).position;

@@ -197,11 +197,7 @@ async fn upload_signing(
 }
 
 /// The first keys, and the same keys again, need no password.
-async fn needs_password(
-    api: &Api,
-    user_id: &UserId,
-    keys: &BTreeMap<&str, (Value, Bytes)>,
-) -> Result<bool, ApiError> {
+async fn needs_password(api: &Api, user_id: &UserId, keys: &BTreeMap<&str, (Value, Bytes)>) -> Result<bool, ApiError> {
     if api.users.cross_signing_key(user_id, "master").await?.is_none() {
         return Ok(false);
     }
@@ -261,9 +257,9 @@ async fn signatures_of(
     object: &Value,
 ) -> Result<Result<BTreeMap<String, String>, &'static str>, ApiError> {
     let stored_master = api.users.cross_signing_key(user_id, "master").await?;
-    let is_master = stored_master.as_ref().is_some_and(|master| {
-        master["keys"].as_object().is_some_and(|keys| keys.values().any(|key| *key == target))
-    });
+    let is_master = stored_master
+        .as_ref()
+        .is_some_and(|master| master["keys"].as_object().is_some_and(|keys| keys.values().any(|key| *key == target)));
     let device = if user_id == me { api.users.device_keys(me, target.into()).await? } else { None };
     let stored = match (&device, &stored_master) {
         (Some(device), _) => device,
@@ -295,5 +291,7 @@ async fn signing_key(api: &Api, me: &UserId, key_id: &str) -> Result<Option<Valu
     }
     let Some((_, device_id)) = key_id.split_once(':') else { return Ok(None) };
     let keys = api.users.device_keys(me, device_id.into()).await?;
-    Ok(keys.filter(|keys| !keys["keys"][key_id].is_null()).map(|keys| json!({ "keys": { key_id: keys["keys"][key_id] } })))
+    Ok(keys
+        .filter(|keys| !keys["keys"][key_id].is_null())
+        .map(|keys| json!({ "keys": { key_id: keys["keys"][key_id] } })))
 }

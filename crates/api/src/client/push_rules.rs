@@ -110,7 +110,6 @@ async fn set_actions(
     caller: Caller<Session>,
     request: set_pushrule_actions::v3::Request,
 ) -> Result<Reply, ApiError> {
-    let change =
-        |rules: &mut Rules| rules.set_actions(request.kind.clone(), &request.rule_id, request.actions.clone());
+    let change = |rules: &mut Rules| rules.set_actions(request.kind.clone(), &request.rule_id, request.actions.clone());
     api.change_rules(&caller.session.user_id, change).await
 }

@@ -88,7 +88,11 @@ async fn read_markers(
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#typing-notifications>
-async fn typing(api: Api, caller: Caller<Session>, request: create_typing_event::v3::Request) -> Result<Reply, ApiError> {
+async fn typing(
+    api: Api,
+    caller: Caller<Session>,
+    request: create_typing_event::v3::Request,
+) -> Result<Reply, ApiError> {
     check_own(&caller.session, &request.user_id)?;
     api.limit(LimitClass::Other, &request.user_id)?;
     let timeout_ms = match request.state {

@@ -7,12 +7,12 @@ use cofactor_wire::room::RoomCommand;
 use http::StatusCode;
 use ruma::{
     OwnedRoomAliasId, RoomAliasId,
+    api::client::room::create_room::v3::RoomPreset,
     api::client::{
         directory::set_room_visibility,
         membership::joined_rooms,
         room::{Visibility, create_room},
     },
-    api::client::room::create_room::v3::RoomPreset,
 };
 use serde_json::{Map, Value, json};
 

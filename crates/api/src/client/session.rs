@@ -37,7 +37,11 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3login>
-async fn login_types(_api: Api, _caller: Caller<()>, _request: get_login_types::v3::Request) -> Result<Reply, ApiError> {
+async fn login_types(
+    _api: Api,
+    _caller: Caller<()>,
+    _request: get_login_types::v3::Request,
+) -> Result<Reply, ApiError> {
     Reply::value(&json!({ "flows": [{ "type": "m.login.password" }] }))
 }
 

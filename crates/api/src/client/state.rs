@@ -193,8 +193,8 @@ async fn check_aliases(api: &Api, request: &send_state_event::v3::Request) -> Re
         alt_aliases: Vec<String>,
     }
     let bad = |message: String| ApiError::new(http::StatusCode::BAD_REQUEST, "M_BAD_ALIAS", message);
-    let canonical: Canonical = serde_json::from_str(request.body.json().get())
-        .map_err(|error| ApiError::invalid_param(error.to_string()))?;
+    let canonical: Canonical =
+        serde_json::from_str(request.body.json().get()).map_err(|error| ApiError::invalid_param(error.to_string()))?;
     for alias in canonical.alias.into_iter().filter(|alias| !alias.is_empty()).chain(canonical.alt_aliases) {
         let parsed = ruma::RoomAliasId::parse(alias.as_str());
         let parsed = parsed.map_err(|_| ApiError::invalid_param(format!("{alias} is not an alias")))?;
@@ -207,7 +207,11 @@ async fn check_aliases(api: &Api, request: &send_state_event::v3::Request) -> Re
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidmembers>
-async fn members(api: Api, caller: Caller<Session>, request: get_member_events::v3::Request) -> Result<Reply, ApiError> {
+async fn members(
+    api: Api,
+    caller: Caller<Session>,
+    request: get_member_events::v3::Request,
+) -> Result<Reply, ApiError> {
     let (_, up_to) = api.view(&caller.session, &request.room_id).await?;
     let at = match &request.at {
         Some(token) => PageToken::read(token, &request.room_id)?.0.min(up_to),

@@ -14,7 +14,11 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
     routes.mount::<send_event_to_device::v3::Request, _, _>(send);
 }
 
-async fn send(api: Api, caller: Caller<Session>, request: send_event_to_device::v3::Request) -> Result<Reply, ApiError> {
+async fn send(
+    api: Api,
+    caller: Caller<Session>,
+    request: send_event_to_device::v3::Request,
+) -> Result<Reply, ApiError> {
     let Session { user_id: sender, device_id } = caller.session;
     api.limit(LimitClass::Send, &sender)?;
     if request.messages.len() > RECEIVERS_MAX {

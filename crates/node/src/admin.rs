@@ -1,0 +1,168 @@
+//! What an operator does without a server: accounts, and a look at the installation.
+
+use std::{net::TcpListener, sync::Arc, time::Duration};
+
+use cofactor_api::hash_password;
+use cofactor_entity::{Placement, Planted};
+use cofactor_sync::SyncOptions;
+use cofactor_types::{Clock, Entropy, SystemClock, SystemEntropy};
+use cofactor_users::UsersHandle;
+use cofactor_wire::user_command::UserCommand;
+use ruma::{OwnedUserId, UserId};
+use tokio::sync::watch;
+
+use crate::{Config, Core, Identity, StartError, backends};
+
+/// Something to do with an account.
+#[derive(Clone, Debug)]
+pub enum AccountTask {
+    /// Create it.
+    Create {
+        /// The password.
+        password: String,
+        /// Make it an administrator.
+        admin: bool,
+    },
+    /// Change its password, and log all its devices out.
+    Password {
+        /// The new password.
+        password: String,
+    },
+    /// Deactivate it for good.
+    Deactivate,
+}
+
+/// Does something with an account in the data folder, which no running server may have. Must be called inside an actix
+/// system.
+///
+/// # Errors
+/// If the folder is in use or the account refuses.
+pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<OwnedUserId, StartError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let server_name = config.name()?;
+    let user_id =
+        if name.starts_with('@') { UserId::parse(name) } else { UserId::parse_with_server_name(name, &server_name) };
+    let user_id = user_id.ok().filter(|user_id| user_id.server_name() == server_name);
+    let user_id = user_id.ok_or_else(|| {
+        cofactor_types::Fault::invalid(format!(
+            "{name:?} is not a user name of {server_name}: write lower-case letters, digits and ._=-/+"
+        ))
+    })?;
+    let backends = backends::open(config, Arc::clone(&clock))?;
+    let identity = Identity::establish(&backends.store, &*entropy, server_name).await?;
+    let (_shutdown, stopping) = watch::channel(false);
+    let idle = Duration::from_secs(config.limits.idle_s);
+    let sync = SyncOptions::default();
+    let mut core =
+        Core::build(&backends, &identity, clock, entropy, Placement::default(), idle, sync, stopping, Planted::Nothing)
+            .await?;
+    let outcome = carry_out(&core.users, &user_id, task).await;
+    if let Err(error) = core.stop().await {
+        tracing::warn!(%error, "the shards were not handed back");
+    }
+    backends.store.close().await.map_err(cofactor_types::Fault::from)?;
+    outcome?;
+    Ok(user_id)
+}
+
+async fn carry_out(users: &UsersHandle, user_id: &UserId, task: AccountTask) -> Result<(), cofactor_types::Fault> {
+    match task {
+        AccountTask::Create { password, admin } => {
+            let password_hash = Some(hash_password(&password)?);
+            users.ask(user_id, UserCommand::Create { password_hash, admin }).await?;
+        }
+        AccountTask::Password { password } => {
+            let password_hash = hash_password(&password)?;
+            users.ask(user_id, UserCommand::SetPassword { password_hash, keep_only: None }).await?;
+            users.ask(user_id, UserCommand::DeleteDevices { device_ids: None }).await?;
+        }
+        AccountTask::Deactivate => {
+            users.ask(user_id, UserCommand::Deactivate).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Every method and path that this release serves. Needs no data.
+///
+/// # Errors
+/// If the routes contradict one another: a defect.
+pub async fn endpoints() -> Result<Vec<String>, StartError> {
+    let dir = std::env::temp_dir().join(format!("cofactor-endpoints-{}", std::process::id()));
+    let config = Config { data_dir: dir.clone(), ..Config::default() };
+    let listed = list(&config).await;
+    // What is left behind of an empty store is small, and the next one has another name.
+    let _ = std::fs::remove_dir_all(&dir);
+    listed
+}
+
+async fn list(config: &Config) -> Result<Vec<String>, StartError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let backends = backends::open(config, Arc::clone(&clock))?;
+    let identity = Identity::establish(&backends.store, &*entropy, config.name()?).await?;
+    let (_shutdown, stopping) = watch::channel(false);
+    let core = Core::build(
+        &backends,
+        &identity,
+        Arc::clone(&clock),
+        Arc::clone(&entropy),
+        Placement::default(),
+        Duration::from_secs(1),
+        SyncOptions::default(),
+        stopping,
+        Planted::Nothing,
+    )
+    .await?;
+    let api = cofactor_api::Api::new(cofactor_api::ApiParts {
+        server_name: identity.server_name.clone(),
+        public_url: None,
+        registration: config.registration.clone(),
+        rooms: core.rooms.clone(),
+        users: core.users.clone(),
+        history: core.history.clone(),
+        sync: core.sync.clone(),
+        shared: Arc::clone(&backends.shared),
+        passwords: cofactor_api::Passwords::new()?,
+        limits: cofactor_http::RateLimiter::new(config.rate_limits.clone(), Arc::clone(&clock)),
+        clock,
+        entropy,
+        ready: || false,
+        metrics: String::new,
+    });
+    let routes = cofactor_api::routes(api);
+    if let Some(mistake) = routes.mistakes().first() {
+        return Err(cofactor_types::Fault::internal(mistake.clone()).into());
+    }
+    Ok(routes.list().into_iter().map(|(method, path)| format!("{method} {path}")).collect())
+}
+
+/// A look at the installation: one line for each thing that is well, or what is wrong with it and what to do.
+pub fn doctor(config: &Config) -> Vec<Result<String, String>> {
+    let mut findings = Vec::new();
+    findings.push(config.name().map(|name| format!("server name: {name}")).map_err(|error| error.to_string()));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let folder = config.data_dir.display();
+    findings.push(if config.data_dir.exists() {
+        let opened = backends::open(config, clock);
+        opened.map(|_| format!("data folder: {folder} opens")).map_err(|error| error.to_string())
+    } else {
+        Ok(format!("data folder: {folder} will be made at the first start"))
+    });
+    for address in &config.http.listen {
+        let bound = TcpListener::bind(address);
+        findings.push(bound.map(|_| format!("address: {address} is free")).map_err(|error| {
+            format!("address: {address} cannot be listened on: {error}; stop what uses it, or change `http.listen`")
+        }));
+    }
+    findings.push(match (&config.registration.token, config.registration.open) {
+        (_, true) => Err(
+            "registration: open to everybody; set `registration.token` instead where strangers can reach the server"
+                .into(),
+        ),
+        (Some(_), false) => Ok("registration: by token".into()),
+        (None, false) => Ok("registration: closed; `cofactor user create` makes accounts".into()),
+    });
+    findings
+}

@@ -1,0 +1,162 @@
+//! What an operator writes. Every option has a default, so that no file is needed at all.
+
+use std::path::{Path, PathBuf};
+
+use cofactor_api::RegistrationOptions;
+use cofactor_http::LimitOptions;
+use config::{Environment, File, FileFormat};
+use ruma::OwnedServerName;
+use serde::{Deserialize, Serialize};
+
+/// The whole configuration, with every option explained.
+pub const EXAMPLE: &str = include_str!("example.toml");
+
+/// The configuration of a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The name of this homeserver: the part of user ids after the colon.
+    pub server_name: String,
+    /// The folder with all data of the embedded store.
+    pub data_dir: PathBuf,
+    /// The address that clients are told.
+    pub public_url: Option<String>,
+    /// Listening.
+    pub http: cofactor_http::Options,
+    /// The embedded store.
+    pub store: cofactor_store_embedded::Options,
+    /// Who may register.
+    pub registration: RegistrationOptions,
+    /// Rate limits.
+    pub rate_limits: LimitOptions,
+    /// `/sync`.
+    pub sync: Sync,
+    /// Actors.
+    pub limits: Limits,
+    /// Logs, traces, metrics.
+    pub telemetry: cofactor_telemetry::Options,
+}
+
+/// `/sync`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sync {
+    /// Users whose rooms are kept in memory at once.
+    pub users_max: usize,
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self { users_max: 100_000 }
+    }
+}
+
+/// Actors.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// How long a room or user stays in memory without being asked anything, in seconds.
+    pub idle_s: u64,
+    /// How long requests may take to finish when the server stops, in seconds.
+    pub shutdown_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { idle_s: 300, shutdown_s: 10 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server_name: "localhost".into(),
+            data_dir: "cofactor-data".into(),
+            public_url: None,
+            http: cofactor_http::Options::default(),
+            store: cofactor_store_embedded::Options::default(),
+            registration: RegistrationOptions::default(),
+            rate_limits: LimitOptions::default(),
+            sync: Sync::default(),
+            limits: Limits::default(),
+            telemetry: cofactor_telemetry::Options::default(),
+        }
+    }
+}
+
+/// What is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read, or an option has a wrong name or form.
+    #[error("the configuration{} cannot be used: {message}; `cofactor config example` shows every option", .file.as_ref().map(|file| format!(" in {}", file.display())).unwrap_or_default())]
+    Invalid {
+        /// The file.
+        file: Option<PathBuf>,
+        /// What is wrong.
+        message: String,
+    },
+    /// The server name is none.
+    #[error("the option `server_name` is not a server name: {0:?}; write a host name such as \"example.org\"")]
+    ServerName(String),
+}
+
+impl Config {
+    /// The configuration of a file, with options from the environment on top: `COFACTOR_HTTP__KEEP_ALIVE_S=30` sets
+    /// `http.keep_alive_s`.
+    ///
+    /// # Errors
+    /// One sentence naming the option and the file.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let invalid = |error: config::ConfigError| ConfigError::Invalid {
+            file: file.map(ToOwned::to_owned),
+            message: error.to_string(),
+        };
+        let mut builder = config::Config::builder();
+        if let Some(file) = file {
+            builder = builder.add_source(File::new(&file.to_string_lossy(), FileFormat::Toml));
+        }
+        let environment = Environment::with_prefix("COFACTOR")
+            .prefix_separator("_")
+            .separator("__")
+            .try_parsing(true)
+            .ignore_empty(true);
+        let config: Self =
+            builder.add_source(environment).build().and_then(config::Config::try_deserialize).map_err(invalid)?;
+        config.name()?;
+        Ok(config)
+    }
+
+    /// The server name, checked.
+    ///
+    /// # Errors
+    /// [`ConfigError::ServerName`].
+    pub fn name(&self) -> Result<OwnedServerName, ConfigError> {
+        let name = self.server_name.as_str();
+        name.try_into().map_err(|_| ConfigError::ServerName(self.server_name.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_shows_every_option_with_its_default() {
+        let example: toml::Value = toml::from_str(EXAMPLE).unwrap();
+        let default = toml::Value::try_from(Config::default()).unwrap();
+        assert_eq!(example, default);
+        let parsed: Config = toml::from_str(EXAMPLE).unwrap();
+        assert_eq!(parsed.server_name, "localhost");
+    }
+
+    #[test]
+    fn a_wrong_option_is_named_with_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("cofactor.toml");
+        std::fs::write(&file, "server_nam = \"x\"\n").unwrap();
+        let error = Config::load(Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("server_nam") && error.contains("cofactor.toml"), "{error}");
+        std::fs::write(&file, "server_name = \"not a name\"\n").unwrap();
+        assert!(Config::load(Some(&file)).unwrap_err().to_string().contains("server_name"));
+    }
+}
