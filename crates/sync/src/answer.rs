@@ -70,7 +70,13 @@ impl Inner {
         let mut has_news = false;
         let mut sections = Sections::default();
         let mut delivered = Vec::new();
-        for room in rooms {
+        for mut room in rooms {
+            if room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO {
+                // Nothing was heard of this room yet. A log is written in order, so its last event tells that all before it
+                // can be read.
+                let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
+                room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
+            }
             if delivered.len() >= TOKEN_EXCEPTIONS_MAX && since.is_some() && room.up_to > closed {
                 // More would not fit into the token; the rest follows at once, with the next request.
                 continue;

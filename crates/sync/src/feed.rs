@@ -55,6 +55,11 @@ impl Feed {
         self.to_device = position.max(self.to_device);
     }
 
+    /// Notes that the user's own log can be read up to `position`.
+    pub(crate) fn see_user(&mut self, position: Position) {
+        self.user_seen = position.max(self.user_seen);
+    }
+
     /// Notes a record of the user's own log.
     pub(crate) fn note_user(&mut self, position: Position, is_to_device: bool) {
         self.user_seen = position.max(self.user_seen);

@@ -293,6 +293,9 @@ impl Inner {
             let counts: KeyCounts = record::decode(&row.value)?;
             view.key_counts.entry(row.clustering.text(1).into()).or_insert(counts);
         }
+        let read = rooms.iter().map(|entry| entry.position).max().unwrap_or_default();
+        // The log is written in order: what was read of it tells that all before it can be read too.
+        view.feed.see_user(read);
         for entry in rooms {
             // What the bus told meanwhile is newer than what was read before.
             let newer = view.rooms.get(&entry.room_id).is_some_and(|known| known.position > entry.position);

@@ -26,7 +26,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { log: "info".into(), json: false, otlp_endpoint: None }
+        // The libraries below say more than an operator wants to know.
+        Self { log: "info,actix_server=warn,fjall=warn,lsm_tree=warn,ruma_state_res=warn".into(), json: false, otlp_endpoint: None }
     }
 }
 
