@@ -81,3 +81,15 @@ need_node() {
   venv node "$NODE"
   export PATH="$root/target/tools/node/bin:$PATH"
 }
+
+# node_packages FOLDER: what its lockfile names, installed only when the lockfile changed.
+node_packages() {
+  local wanted
+  wanted=$(cat "$1/package-lock.json")
+  if [ "$(cat "$1/node_modules/.wanted" 2>/dev/null)" = "$wanted" ]; then
+    return
+  fi
+  say "installing the packages of $1/package-lock.json"
+  (cd "$1" && npm ci --no-audit --no-fund --silent </dev/null)
+  printf '%s\n' "$wanted" >"$1/node_modules/.wanted"
+}

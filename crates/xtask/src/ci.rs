@@ -1,7 +1,5 @@
 //! `cargo xtask ci`: everything that must be green, in the order in which it fails fastest.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -28,39 +26,58 @@ const fn command(name: &'static str, line: &'static [&'static str]) -> Step {
 
 /// Warnings of rustdoc are errors; the second flag repeats what `.cargo/config.toml` gives rustc.
 const RUSTDOCFLAGS: &str = "-D warnings --cfg tokio_unstable";
+/// The step that `--no-clients` leaves out: the slowest, and the only one that may install a Node and two Pythons.
+const CLIENTS: &str = "clients";
 
 const STEPS: &[Step] = &[
     command("format", &["cargo", "fmt", "--all", "--check"]),
     Step { name: "layers", work: Work::Check(crate::layers::run) },
     Step { name: "tidy", work: Work::Check(crate::tidy::run) },
     command("clippy", &["cargo", "clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-    // Advisories need their database from the network, so they are not part of this check.
     command(
-        "deny (licences, bans, sources; no advisories)",
-        &["cargo", "deny", "check", "licenses", "bans", "sources"],
+        "deny: bans, licences, sources (advisories need their database from the network: cargo deny check advisories)",
+        &["cargo", "deny", "check", "bans", "licenses", "sources"],
     ),
     Step {
-        name: "documentation",
+        name: "rustdoc",
         work: Work::Command(&["cargo", "doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", RUSTDOCFLAGS)]),
     },
-    command("build", &["cargo", "build", "--workspace", "--all-targets"]),
-    Step { name: "endpoints", work: Work::Check(|root| crate::endpoints::run(root, &[])) },
     command("tests", &["cargo", "nextest", "run", "--workspace", "--all-targets", "--profile", "ci"]),
-    Step { name: "clients and scripts", work: Work::Check(scripts) },
+    command("build", &["cargo", "build", "--release", "--package", "cofactor"]),
+    Step { name: "endpoints", work: Work::Check(endpoints) },
+    Step { name: CLIENTS, work: Work::Check(clients) },
 ];
+
+/// What the command line chose.
+#[derive(Debug, PartialEq, Eq)]
+struct Choice {
+    /// The first step to run, an index into [`STEPS`].
+    first: usize,
+    clients: bool,
+}
+
+fn choose(arguments: &[String]) -> Result<Choice> {
+    let mut choice = Choice { first: 0, clients: true };
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--no-clients" => choice.clients = false,
+            "--from" => {
+                let name = arguments.next().context("--from needs the name of a step")?;
+                let found = STEPS.iter().position(|step| step.name.starts_with(name.as_str()));
+                choice.first = found.with_context(|| format!("no step begins with `{name}`"))?;
+            }
+            other => bail!("unknown argument `{other}`; usage: cargo xtask ci [--from STEP] [--no-clients]"),
+        }
+    }
+    Ok(choice)
+}
 
 /// Runs every step, or those from the one named by `--from`, and stops at the first that fails.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
-    let first = match arguments {
-        [] => 0,
-        [flag, name] if flag == "--from" => {
-            let found = STEPS.iter().position(|step| step.name.starts_with(name.as_str()));
-            found.with_context(|| format!("no step begins with `{name}`"))?
-        }
-        _ => bail!("usage: cargo xtask ci [--from STEP]"),
-    };
+    let choice = choose(arguments)?;
     let mut times: Vec<(&str, Duration)> = Vec::new();
-    for step in &STEPS[first..] {
+    for step in STEPS[choice.first..].iter().filter(|step| choice.clients || step.name != CLIENTS) {
         println!("\n=== {}", step.name);
         let started = Instant::now();
         let outcome = perform(root, &step.work);
@@ -101,27 +118,38 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs the real clients against the server that `build` made, then every executable file directly in `tests/`.
-fn scripts(root: &Path) -> Result<()> {
+/// The server that the step `build` made.
+fn server(root: &Path) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let server = root.join(target).join("debug/cofactor");
-    succeed(Command::new(root.join("scripts/clients")).arg(server).current_dir(root))?;
-    for script in executables(&root.join("tests"))? {
-        println!("--- {}", script.display());
-        succeed(Command::new(&script).current_dir(root))?;
-    }
-    Ok(())
+    root.join(target).join("release/cofactor")
 }
 
-fn executables(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
-        let path = entry.context("cannot read a folder entry")?.path();
-        let metadata = fs::metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?;
-        if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
-            found.push(path);
+fn endpoints(root: &Path) -> Result<()> {
+    let server = server(root).into_os_string().into_string();
+    let server = server.ok().context("the path of the built server is not UTF-8")?;
+    crate::endpoints::run(root, &["--binary".to_owned(), server])
+}
+
+/// Runs the real clients against the built server.
+fn clients(root: &Path) -> Result<()> {
+    succeed(Command::new(root.join("scripts/clients")).arg(server(root)).current_dir(root))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_command_line_chooses_the_first_step_and_whether_clients_run() {
+        assert_eq!(choose(&[]).unwrap(), Choice { first: 0, clients: true });
+        let choice = choose(&words("--no-clients --from tests")).unwrap();
+        assert_eq!((STEPS[choice.first].name, choice.clients), ("tests", false));
+        for refused in ["--from", "--from nothing", "--fast"] {
+            assert!(choose(&words(refused)).is_err(), "{refused}");
         }
     }
-    found.sort();
-    Ok(found)
 }

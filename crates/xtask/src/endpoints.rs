@@ -20,20 +20,22 @@ const OURS: &[&str] = &["client-server", "server-server"];
 /// A method and a path template whose variables have lost their names.
 type Route = (String, String);
 
-/// Compares the routes (from `--routes FILE`, standard input with `-`, or the server itself) with both lists. Fails
-/// if the promise and the routes differ; a missing endpoint of the specification is printed, not failed.
+/// Compares the routes (from `--routes FILE`, from standard input with `-`, from the server `--binary FILE`, or from a
+/// server built for it) with both lists. Fails if the promise and the routes differ; a missing endpoint of the specification is printed, not failed.
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let bless = arguments.iter().any(|argument| argument == "--bless");
-    let source = arguments.iter().position(|argument| argument == "--routes").map(|at| arguments.get(at + 1));
-    let printed = match source {
-        None => ask_server(root)?,
-        Some(None) => bail!("--routes needs a file, or - for standard input"),
-        Some(Some(file)) if file == "-" => {
+    let printed = match (option(arguments, "--routes")?, option(arguments, "--binary")?) {
+        (Some("-"), _) => {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
             text
         }
-        Some(Some(file)) => fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?,
+        (Some(file), _) => fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?,
+        (None, Some(binary)) => ask(Command::new(binary).arg("endpoints"))?,
+        (None, None) => {
+            let build_and_ask = ["run", "--quiet", "--package", "cofactor", "--", "endpoints"];
+            ask(Command::new("cargo").args(build_and_ask).current_dir(root))?
+        }
     };
     let routed = parse_routes(&printed)?;
     if bless {
@@ -45,9 +47,15 @@ pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     crate::verdict("endpoints", &broken_promises(&promised, &routed))
 }
 
-fn ask_server(root: &Path) -> Result<String> {
-    let command = ["run", "--quiet", "--package", "cofactor", "--", "endpoints"];
-    let output = Command::new("cargo").args(command).current_dir(root).output().context("cannot start cargo")?;
+/// The value that follows `flag`, if the flag is there.
+fn option<'a>(arguments: &'a [String], flag: &str) -> Result<Option<&'a str>> {
+    let Some(at) = arguments.iter().position(|argument| argument == flag) else { return Ok(None) };
+    let value = arguments.get(at + 1).with_context(|| format!("{flag} needs a value"))?;
+    Ok(Some(value))
+}
+
+fn ask(server: &mut Command) -> Result<String> {
+    let output = server.output().with_context(|| format!("cannot start {server:?}"))?;
     if !output.status.success() {
         bail!("`cofactor endpoints` failed: {}", String::from_utf8_lossy(&output.stderr));
     }

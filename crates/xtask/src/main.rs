@@ -17,7 +17,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "usage: cargo xtask ci [--from STEP] | layers | tidy | endpoints [--routes FILE|-] [--bless]";
+const USAGE: &str = "usage: cargo xtask ci [--from STEP] [--no-clients] | layers | tidy | \
+                     endpoints [--routes FILE|-] [--binary FILE] [--bless]";
 
 fn main() -> ExitCode {
     match perform() {

@@ -38,13 +38,21 @@ const fn ambient(word: &'static str, allowed_in: &'static [&'static str]) -> For
 const UNBOUNDED: &str = "every queue has a bound with a name";
 const UNFINISHED: &str = "finish it, or say in the type that it cannot happen";
 
-/// Where the outside world enters the process: its clock, its command line, its logs, its tests.
-const EDGES: &[&str] =
-    &["crates/types/src/clock", "crates/telemetry/", "crates/server/", "crates/xtask/", "crates/testkit/"];
-/// As [`EDGES`], and the adapters that measure how long an outside system took.
+/// Where the outside world enters the process: its clock, its configuration, its command line, its logs, its tests.
+const EDGES: &[&str] = &[
+    "crates/types/src/clock",
+    "crates/telemetry/",
+    "crates/node/src/config",
+    "crates/server/",
+    "crates/xtask/",
+    "crates/testkit/",
+];
+/// As [`EDGES`], and what measures how long a request, a commit or an outside system took.
 const STOPWATCHES: &[&str] = &[
     "crates/types/src/clock",
     "crates/telemetry/",
+    "crates/http/",
+    "crates/node/src/config",
     "crates/server/",
     "crates/xtask/",
     "crates/testkit/",
