@@ -8,6 +8,7 @@ mod devices;
 mod discovery;
 mod events;
 mod keys;
+mod media;
 mod membership;
 mod messages;
 mod profile;
@@ -42,4 +43,5 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
     keys::mount(routes);
     backup::mount(routes);
     to_device::mount(routes);
+    media::mount(routes);
 }

@@ -5,6 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use cofactor_bus::Shared;
 use cofactor_history::History;
 use cofactor_http::{ApiError, LimitClass, RateLimiter, RequestContext, Service, Session};
+use cofactor_media::Media;
 use cofactor_rooms::RoomsHandle;
 use cofactor_sync::SyncService;
 use cofactor_types::{Clock, Entropy, Fault};
@@ -46,6 +47,8 @@ pub struct ApiParts {
     pub history: History,
     /// `/sync`.
     pub sync: SyncService,
+    /// Media.
+    pub media: Media,
     /// Facts shared for a short while.
     pub shared: Arc<dyn Shared>,
     /// Password hashing.

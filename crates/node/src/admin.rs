@@ -115,6 +115,7 @@ async fn list(config: &Config) -> Result<Vec<String>, StartError> {
         Planted::Nothing,
     )
     .await?;
+    let media = crate::lifecycle::open_media(config, &backends, &clock, &entropy)?;
     let api = cofactor_api::Api::new(cofactor_api::ApiParts {
         server_name: identity.server_name.clone(),
         public_url: None,
@@ -123,6 +124,7 @@ async fn list(config: &Config) -> Result<Vec<String>, StartError> {
         users: core.users.clone(),
         history: core.history.clone(),
         sync: core.sync.clone(),
+        media,
         shared: Arc::clone(&backends.shared),
         passwords: cofactor_api::Passwords::new()?,
         limits: cofactor_http::RateLimiter::new(config.rate_limits.clone(), Arc::clone(&clock)),

@@ -27,6 +27,8 @@ pub struct Config {
     pub store: cofactor_store_embedded::Options,
     /// Who may register.
     pub registration: RegistrationOptions,
+    /// Media.
+    pub media: cofactor_media::Options,
     /// Rate limits.
     pub rate_limits: LimitOptions,
     /// `/sync`.
@@ -76,6 +78,7 @@ impl Default for Config {
             http: cofactor_http::Options::default(),
             store: cofactor_store_embedded::Options::default(),
             registration: RegistrationOptions::default(),
+            media: cofactor_media::Options::default(),
             rate_limits: LimitOptions::default(),
             sync: Sync::default(),
             limits: Limits::default(),
@@ -101,7 +104,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// The configuration of a file, with options from the environment on top: `COFACTOR_HTTP__KEEP_ALIVE_S=30` sets
+    /// The configuration of a file, with options from the environment on top: `COFACTOR__HTTP__KEEP_ALIVE_S=30` sets
     /// `http.keep_alive_s`.
     ///
     /// # Errors
@@ -116,7 +119,7 @@ impl Config {
             builder = builder.add_source(File::new(&file.to_string_lossy(), FileFormat::Toml));
         }
         let environment = Environment::with_prefix("COFACTOR")
-            .prefix_separator("_")
+            .prefix_separator("__")
             .separator("__")
             .try_parsing(true)
             .ignore_empty(true);

@@ -12,6 +12,7 @@ use actix_rt::{Arbiter, ArbiterHandle};
 use cofactor_api::{Api, ApiParts, Passwords, routes};
 use cofactor_entity::{Placement, Planted};
 use cofactor_http::{BindError, RateLimiter, RunningServer, serve};
+use cofactor_media::Media;
 use cofactor_store_embedded::OpenError;
 use cofactor_sync::SyncOptions;
 use cofactor_types::{Clock, Entropy, Fault, SystemClock, SystemEntropy};
@@ -93,6 +94,7 @@ impl Node {
             tracing::info!(woken, "finishing what was under way when the server last stopped");
         }
         // 6: requests.
+        let media = open_media(config, &backends, &clock, &entropy)?;
         let api = Api::new(ApiParts {
             server_name: identity.server_name.clone(),
             public_url: config.public_url.clone(),
@@ -101,6 +103,7 @@ impl Node {
             users: core.users.clone(),
             history: core.history.clone(),
             sync: core.sync.clone(),
+            media,
             shared: Arc::clone(&backends.shared),
             passwords: Passwords::new()?,
             limits: RateLimiter::new(config.rate_limits.clone(), Arc::clone(&clock)),
@@ -158,4 +161,15 @@ impl Node {
         }
         tracing::info!("stopped");
     }
+}
+
+/// Media lives beside the store, in the data folder.
+pub(crate) fn open_media(
+    config: &Config,
+    backends: &Backends,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Media, Fault> {
+    let folder = config.data_dir.join("media");
+    Media::open(&folder, config.media.clone(), Arc::clone(&backends.store), Arc::clone(clock), Arc::clone(entropy))
 }

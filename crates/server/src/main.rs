@@ -13,7 +13,7 @@ use cofactor_node::{Config, EXAMPLE, Node, admin};
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
-    /// The configuration file (TOML). Options in the environment (COFACTOR_…) go before those in the file.
+    /// The configuration file (TOML). Options in the environment (COFACTOR__…) go before those in the file.
     #[arg(long, short, global = true, env = "COFACTOR_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(subcommand)]

@@ -27,7 +27,11 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         // The libraries below say more than an operator wants to know.
-        Self { log: "info,actix_server=warn,fjall=warn,lsm_tree=warn,ruma_state_res=warn".into(), json: false, otlp_endpoint: None }
+        Self {
+            log: "info,actix_server=warn,fjall=warn,lsm_tree=warn,ruma_state_res=warn".into(),
+            json: false,
+            otlp_endpoint: None,
+        }
     }
 }
 
