@@ -36,6 +36,10 @@ impl Notifications for RuleNotifications {
         Ok(self.rules(user_id).await?.is_none_or(|rules| rules.is_default(user_id, room_id)))
     }
 
+    fn default_rules(&self, user_id: &UserId) -> Result<bytes::Bytes, Fault> {
+        Rules::server_default(user_id).store()
+    }
+
     async fn count(&self, user_id: &UserId, room_id: &RoomId, events: &[Placed]) -> Result<Counts, Fault> {
         let rules = self.rules(user_id).await?.unwrap_or_else(|| Rules::server_default(user_id));
         let summary = self.history.summary(room_id).await?;

@@ -1,6 +1,6 @@
 //! The route table and the adapter from ruma's typed endpoints.
 
-use std::{future::Future, net::IpAddr, sync::Arc};
+use std::{future::Future, net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, LocalBoxFuture};
@@ -395,13 +395,33 @@ where
         }
         check_json(&bytes)?;
     }
-    let mut request = http::Request::new(&*bytes);
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let request = R::try_from_http_request_inner(request, &args)?;
+    let read = |bytes: &[u8]| {
+        let mut request = http::Request::new(bytes);
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = uri.clone();
+        *request.headers_mut() = headers.clone();
+        // Some of the types behind this index into what may be missing.
+        let read = AssertUnwindSafe(|| R::try_from_http_request_inner(request, &args));
+        std::panic::catch_unwind(read)
+            .unwrap_or_else(|_| {
+                Err(<serde_json::Error as serde::de::Error>::custom("a member is missing or of the wrong type").into())
+            })
+            .map_err(ApiError::from)
+    };
+    let request = match read(&bytes) {
+        Ok(request) => request,
+        // A client that begins interactive authentication may say something in `auth` that is no stage yet.
+        Err(error) => without_auth(&bytes).map_or(Err(error), |bytes| read(&bytes))?,
+    };
     Ok((Caller { session, context }, request))
+}
+
+/// The body without an `auth` that names no stage, if it has such a one.
+fn without_auth(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut body: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes).ok()?;
+    let auth = body.remove("auth")?;
+    auth.get("type").is_none().then(|| serde_json::to_vec(&body).ok()).flatten()
 }
 
 fn not_encoded(error: &dyn std::fmt::Display) -> ApiError {

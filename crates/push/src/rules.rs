@@ -42,12 +42,19 @@ impl Rules {
         Ok(rules)
     }
 
-    /// What to store.
+    /// The content to store and to show: every kind is there, also where it has no rule.
     ///
     /// # Errors
     /// If the rules cannot be encoded: a defect.
     pub fn store(&self) -> Result<Bytes, Fault> {
-        serde_json::to_vec(self).map(Bytes::from).map_err(|error| Fault::internal(error.to_string()))
+        let defect = |error: serde_json::Error| Fault::internal(error.to_string());
+        let mut content = serde_json::to_value(self).map_err(defect)?;
+        for kind in ["override", "content", "room", "sender", "underride"] {
+            if content["global"][kind].is_null() {
+                content["global"][kind] = serde_json::json!([]);
+            }
+        }
+        serde_json::to_vec(&content).map(Bytes::from).map_err(defect)
     }
 
     /// One rule.

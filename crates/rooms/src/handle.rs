@@ -16,6 +16,7 @@ use ruma::{
 use serde_json::Value;
 
 use crate::{
+    create::PUBLIC_LIST,
     entity::{RoomEntity, RoomsConfig},
     presets::CreateRoomOptions,
     send::author_fault,
@@ -140,6 +141,15 @@ impl RoomsHandle {
             }
             CasOutcome::Found(_) => Err(missing()),
         }
+    }
+
+    /// Whether a room is in the public directory.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn is_public(&self, room_id: &RoomId) -> Result<bool, Fault> {
+        let (partition, clustering) = (key![PUBLIC_LIST], key![room_id.as_str()]);
+        Ok(self.env.store().get(&tables::DIRECTORY, &partition, &clustering).await?.is_some())
     }
 
     /// The local aliases of a room.

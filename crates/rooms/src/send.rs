@@ -298,6 +298,10 @@ pub(crate) fn author_fault(error: AuthorError) -> Fault {
         AuthorError::TooLarge { .. } | AuthorError::FieldTooLong { .. } => {
             Fault::new(ErrorClass::Invalid, "M_TOO_LARGE", error.to_string())
         }
+        // The library that signs refuses large events by its sentence alone.
+        AuthorError::Sign(message) if message.contains("larger than maximum") => {
+            Fault::new(ErrorClass::Invalid, "M_TOO_LARGE", message)
+        }
         AuthorError::TooDeep | AuthorError::Invalid(_) => Fault::bad_json(error.to_string()),
         AuthorError::InvalidReferences(_) | AuthorError::Sign(_) | AuthorError::Pdu(_) => {
             Fault::internal(error.to_string())

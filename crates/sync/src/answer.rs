@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use bytes::Bytes;
 use cofactor_types::{EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::user::RoomEntry;
-use ruma::{OwnedRoomId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 
 use crate::{
     SyncRequest,
@@ -32,6 +32,15 @@ pub(crate) struct Look<'a> {
     pub(crate) user_after: Option<Position>,
     /// Up to where the user's own log can be delivered now.
     pub(crate) user_up_to: Position,
+    /// Users whose messages the user does not want to see.
+    pub(crate) ignored: BTreeSet<OwnedUserId>,
+}
+
+impl Look<'_> {
+    /// Whether a record of the user's own log belongs into this answer.
+    pub(crate) fn is_due(&self, position: Position) -> bool {
+        self.user_after.is_none_or(|after| position > after) && position <= self.user_up_to
+    }
 }
 
 /// A room to look at.
@@ -58,7 +67,7 @@ impl Inner {
         };
         let user_after = since.map(|since| since.lower_bound(&user));
         let user_up_to = slot.view().feed.user_seen().max(closed);
-        let look = Look { request, slot, user_after, user_up_to };
+        let mut look = Look { request, slot, user_after, user_up_to, ignored: BTreeSet::new() };
         let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
         let with_data = match since {
             Some(_) if own => account_data::changed_rooms(self, &look).await?,
@@ -66,6 +75,9 @@ impl Inner {
         };
         let rooms = self.rooms_to_look_at(&look, closed, &with_data);
 
+        if !rooms.is_empty() {
+            look.ignored = account_data::ignored(self, &slot.user_id).await?;
+        }
         let mut body = Json::object();
         let mut has_news = false;
         let mut sections = Sections::default();
@@ -201,11 +213,11 @@ impl Sections {
     }
 }
 
-fn write_device_lists(body: &mut Json, changed: &[ruma::OwnedUserId], left: &[ruma::OwnedUserId]) -> bool {
+fn write_device_lists(body: &mut Json, changed: &[OwnedUserId], left: &[OwnedUserId]) -> bool {
     if changed.is_empty() && left.is_empty() {
         return false;
     }
-    let list = |users: &[ruma::OwnedUserId]| {
+    let list = |users: &[OwnedUserId]| {
         let mut array = Json::array();
         users.iter().for_each(|user_id| array.text_element(user_id.as_str()));
         array.end_array()

@@ -16,7 +16,7 @@ use cofactor_store::{Scan, key, record, tables};
 use cofactor_types::{Clock, EntityKind, Fault, NodeId, Position, SyncToken};
 use cofactor_wire::{
     room::{self, Typing},
-    user::{self, KeyCounts, RoomEntry, Users},
+    user::{self, AccountData, KeyCounts, RoomEntry, Users},
 };
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use tokio::{
@@ -284,6 +284,12 @@ impl Inner {
             store.scan(Scan::new(&tables::USER_STATE, key![slot.user_id.as_str()], key![kind], usize::MAX))
         };
         let rooms = rows(user::state::ROOM).await?;
+        let mut read = Position::ZERO;
+        for kind in [user::state::ACCOUNT_DATA, user::state::ROOM_ACCOUNT_DATA] {
+            for row in rows(kind).await? {
+                read = read.max(record::decode::<AccountData>(&row.value)?.position);
+            }
+        }
         let counts = rows(user::state::KEY_COUNTS).await?;
         let rooms = rooms.iter().map(|row| record::decode::<RoomEntry>(&row.value)).collect::<Result<Vec<_>, _>>()?;
         let mut hub = self.hub();
@@ -293,7 +299,7 @@ impl Inner {
             let counts: KeyCounts = record::decode(&row.value)?;
             view.key_counts.entry(row.clustering.text(1).into()).or_insert(counts);
         }
-        let read = rooms.iter().map(|entry| entry.position).max().unwrap_or_default();
+        let read = rooms.iter().map(|entry| entry.position).fold(read, Position::max);
         // The log is written in order: what was read of it tells that all before it can be read too.
         view.feed.see_user(read);
         for entry in rooms {

@@ -34,6 +34,8 @@ pub(crate) struct View {
     pub(crate) by_since: BTreeMap<Position, OwnedRoomId>,
     pub(crate) feed: Feed,
     pub(crate) key_counts: BTreeMap<OwnedDeviceId, KeyCounts>,
+    /// Up to where to-device messages were acknowledged since this slot was built.
+    pub(crate) acknowledged: BTreeMap<OwnedDeviceId, Position>,
 }
 
 impl Slot {

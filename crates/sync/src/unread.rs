@@ -34,6 +34,12 @@ pub trait Notifications: Send + Sync + std::fmt::Debug {
     /// If the rules cannot be read.
     async fn is_default(&self, user_id: &UserId, room_id: &RoomId) -> Result<bool, Fault>;
 
+    /// The content of `m.push_rules` for a user that never changed its rules.
+    ///
+    /// # Errors
+    /// If it cannot be encoded: a defect.
+    fn default_rules(&self, user_id: &UserId) -> Result<bytes::Bytes, Fault>;
+
     /// Counts these events by the user's rules; none of them is its own.
     ///
     /// # Errors

@@ -75,7 +75,7 @@ async fn token_validity(
 async fn free_user_id(api: &Api, username: &str) -> Result<OwnedUserId, ApiError> {
     let invalid = |message: &'static str| ApiError::new(StatusCode::BAD_REQUEST, "M_INVALID_USERNAME", message);
     let localpart = match username.strip_prefix('@') {
-        Some(whole) => whole.strip_suffix(&format!(":{}", api.server_name)).unwrap_or(whole),
+        Some(whole) => whole.strip_suffix(&format!(":{}", api.server_name)).unwrap_or_default(),
         None => username,
     };
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte);

@@ -50,7 +50,7 @@ impl Api {
 }
 
 async fn all(api: Api, caller: Caller<Session>, _request: get_pushrules_all::v3::Request) -> Result<Reply, ApiError> {
-    Reply::value(&api.rules(&caller.session.user_id).await?)
+    Ok(Reply::json(api.rules(&caller.session.user_id).await?.store()?))
 }
 
 async fn global(
@@ -58,7 +58,9 @@ async fn global(
     caller: Caller<Session>,
     _request: get_pushrules_global_scope::v3::Request,
 ) -> Result<Reply, ApiError> {
-    Reply::value(&api.rules(&caller.session.user_id).await?.global)
+    let rules = api.rules(&caller.session.user_id).await?.store()?;
+    let rules: serde_json::Value = serde_json::from_slice(&rules).unwrap_or_default();
+    Reply::value(&rules["global"])
 }
 
 async fn rule(api: Api, caller: Caller<Session>, request: get_pushrule::v3::Request) -> Result<Reply, ApiError> {

@@ -9,7 +9,7 @@ use ruma::{
     OwnedRoomAliasId, RoomAliasId,
     api::client::room::create_room::v3::RoomPreset,
     api::client::{
-        directory::set_room_visibility,
+        directory::{get_room_visibility, set_room_visibility},
         membership::joined_rooms,
         room::{Visibility, create_room},
     },
@@ -22,6 +22,7 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
     routes.mount::<create_room::v3::Request, _, _>(create);
     routes.mount::<joined_rooms::v3::Request, _, _>(joined);
     routes.mount::<set_room_visibility::v3::Request, _, _>(set_visibility);
+    routes.mount::<get_room_visibility::v3::Request, _, _>(visibility);
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom>
@@ -41,7 +42,8 @@ async fn create(api: Api, caller: Caller<Session>, request: create_room::v3::Req
     let preset = match &request.preset {
         Some(RoomPreset::PublicChat) => Preset::PublicChat,
         Some(RoomPreset::TrustedPrivateChat) => Preset::TrustedPrivateChat,
-        Some(_) => Preset::PrivateChat,
+        Some(RoomPreset::PrivateChat) => Preset::PrivateChat,
+        Some(_) => return Err(ApiError::invalid_param("unknown preset")),
         None if public => Preset::PublicChat,
         None => Preset::PrivateChat,
     };
@@ -75,11 +77,21 @@ async fn create(api: Api, caller: Caller<Session>, request: create_room::v3::Req
     {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "M_ROOM_IN_USE", "the alias is taken"));
     }
-    let room_id = api.rooms.create(&options).await?;
+    let room_id = api.rooms.create(&options).await.map_err(impossible)?;
     if let Some(alias) = &alias {
         api.rooms.set_alias(alias, &room_id, user_id).await?;
     }
     Reply::value(&json!({ "room_id": room_id }))
+}
+
+/// The creator may do everything in its room, so what is forbidden there makes no sense.
+fn impossible(fault: cofactor_types::Fault) -> ApiError {
+    match fault.class {
+        cofactor_types::ErrorClass::Forbidden => {
+            ApiError::new(StatusCode::BAD_REQUEST, "M_INVALID_ROOM_STATE", fault.message)
+        }
+        _ => fault.into(),
+    }
 }
 
 fn local_alias(api: &Api, name: &str) -> Result<OwnedRoomAliasId, ApiError> {
@@ -118,4 +130,17 @@ async fn set_visibility(
     let command = RoomCommand::SetDirectory { user_id: caller.session.user_id, public };
     api.room(&request.room_id, command).await?;
     Ok(Reply::empty())
+}
+
+async fn visibility(
+    api: Api,
+    _caller: Caller<()>,
+    request: get_room_visibility::v3::Request,
+) -> Result<Reply, ApiError> {
+    let public = api.rooms.is_public(&request.room_id).await?;
+    let exists = api.history.current(&request.room_id, "m.room.create", "").await?.is_some();
+    match exists {
+        true => Reply::value(&json!({ "visibility": if public { "public" } else { "private" } })),
+        false => Err(ApiError::not_found("there is no such room")),
+    }
 }

@@ -51,10 +51,12 @@ async fn login(api: Api, caller: Caller<()>, request: login::v3::Request) -> Res
     let LoginInfo::Password(password) = request.login_info else {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "only logins by password are taken"));
     };
-    let name = match password.identifier {
-        Some(UserIdentifier::Matrix(identifier)) => identifier.user,
-        Some(_) => return Err(ApiError::forbidden("logins by e-mail or phone are not taken")),
-        None => return Err(ApiError::missing_param("an identifier is needed")),
+    #[expect(deprecated, reason = "old clients still name the user so")]
+    let name = match (password.identifier, password.user) {
+        (Some(UserIdentifier::Matrix(identifier)), _) => identifier.user,
+        (Some(_), _) => return Err(ApiError::forbidden("logins by e-mail or phone are not taken")),
+        (None, Some(user)) => user,
+        (None, None) => return Err(ApiError::missing_param("an identifier is needed")),
     };
     let wrong = || ApiError::forbidden("the user name or password is wrong");
     let user_id = api.local_user(&name)?;

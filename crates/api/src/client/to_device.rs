@@ -32,8 +32,8 @@ async fn send(
     };
     let mut messages = Vec::new();
     for (user_id, devices) in request.messages {
-        if !api.is_local(&user_id) {
-            continue;
+        if devices.values().any(|content| !content.json().get().trim_start().starts_with('{')) {
+            return Err(ApiError::bad_json("the content of a message is an object"));
         }
         let devices = devices.into_iter().map(|(device, content)| {
             let device = match device {
@@ -42,7 +42,10 @@ async fn send(
             };
             (device, message(content.json().get()))
         });
-        messages.push((user_id, devices.collect()));
+        // Messages to other servers wait for federation.
+        if api.is_local(&user_id) {
+            messages.push((user_id, devices.collect()));
+        }
     }
     let transaction = format!("{event_type}\0{}", request.txn_id);
     api.users.send_to_device(&sender, &device_id, &transaction, messages).await?;

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use cofactor_store::{Scan, key, record, tables};
-use cofactor_types::Fault;
+use cofactor_types::{Fault, Position};
 use cofactor_wire::user::{AccountData, state};
-use ruma::{OwnedRoomId, RoomId, api::client::filter::RoomEventFilter};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::RoomEventFilter};
 
 use crate::{answer::Look, json::Json, service::Inner};
+
+const PUSH_RULES: &str = "m.push_rules";
 
 /// Global account data.
 pub(crate) async fn write(inner: &Inner, look: &Look<'_>, body: &mut Json) -> Result<bool, Fault> {
@@ -17,7 +19,14 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, body: &mut Json) -> Re
     as_room.not_types.clone_from(&filter.not_types);
     let takes = |event_type: &str| takes(&as_room, event_type);
     let prefix = key![state::ACCOUNT_DATA];
-    let events = changed(inner, look, prefix, takes).await?;
+    let mut events = changed(inner, look, prefix, takes).await?;
+    if look.user_after.is_none() && takes(PUSH_RULES) {
+        let (partition, clustering) = (key![look.slot.user_id.as_str()], key![state::ACCOUNT_DATA, PUSH_RULES]);
+        // A user that never changed its rules has them all the same.
+        if inner.history.reader().store().get(&tables::USER_STATE, &partition, &clustering).await?.is_none() {
+            push(&mut events, PUSH_RULES, &inner.notifications.default_rules(&look.slot.user_id)?);
+        }
+    }
     let has_news = !events.is_empty();
     body.events("account_data", events);
     Ok(has_news)
@@ -27,7 +36,10 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, body: &mut Json) -> Re
 pub(crate) async fn room(inner: &Inner, look: &Look<'_>, room_id: &RoomId, all: bool) -> Result<Json, Fault> {
     let filter = &look.request.filter.room.account_data;
     let before = format!("{room_id}\0");
-    let look = Look { user_after: look.user_after.filter(|_| !all), ..*look };
+    let due = |position: Position| match all {
+        true => position <= look.user_up_to,
+        false => look.is_due(position),
+    };
     let store = inner.history.reader().store();
     let scan =
         Scan::new(&tables::USER_STATE, key![look.slot.user_id.as_str()], key![state::ROOM_ACCOUNT_DATA], usize::MAX)
@@ -37,7 +49,7 @@ pub(crate) async fn room(inner: &Inner, look: &Look<'_>, room_id: &RoomId, all: 
     for row in store.scan(scan).await? {
         let Some(event_type) = row.clustering.text(1).strip_prefix(&before) else { continue };
         let data: AccountData = record::decode(&row.value)?;
-        if look.user_after.is_none_or(|after| data.position > after) && takes(filter, event_type) {
+        if due(data.position) && takes(filter, event_type) {
             push(&mut events, event_type, &data.content);
         }
     }
@@ -51,7 +63,7 @@ pub(crate) async fn changed_rooms(inner: &Inner, look: &Look<'_>) -> Result<BTre
     let mut rooms = BTreeSet::new();
     for row in inner.history.reader().store().scan(scan).await? {
         let data: AccountData = record::decode(&row.value)?;
-        if look.user_after.is_none_or(|after| data.position > after)
+        if look.is_due(data.position)
             && let Some((room_id, _)) = row.clustering.text(1).split_once('\0')
             && let Ok(room_id) = RoomId::parse(room_id)
         {
@@ -72,7 +84,7 @@ async fn changed(
     for row in inner.history.reader().store().scan(scan).await? {
         let data: AccountData = record::decode(&row.value)?;
         let event_type = row.clustering.text(1);
-        if look.user_after.is_none_or(|after| data.position > after) && takes(event_type) {
+        if look.is_due(data.position) && takes(event_type) {
             push(&mut events, event_type, &data.content);
         }
     }
@@ -90,4 +102,20 @@ fn takes(filter: &RoomEventFilter, event_type: &str) -> bool {
     // The room of account data is chosen elsewhere, so any id serves here.
     let any = ruma::room_id!("!any:room");
     cofactor_history::EventFilter::of(filter, any).takes_type(event_type)
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#ignoring-users>
+pub(crate) async fn ignored(inner: &Inner, user_id: &UserId) -> Result<BTreeSet<OwnedUserId>, Fault> {
+    #[derive(serde::Deserialize)]
+    struct List {
+        #[serde(default)]
+        ignored_users: std::collections::BTreeMap<OwnedUserId, serde::de::IgnoredAny>,
+    }
+    let (partition, clustering) = (key![user_id.as_str()], key![state::ACCOUNT_DATA, "m.ignored_user_list"]);
+    let found = inner.history.reader().store().get(&tables::USER_STATE, &partition, &clustering).await?;
+    let Some(found) = found else { return Ok(BTreeSet::new()) };
+    let data: AccountData = record::decode(&found)?;
+    // A list that is none ignores nobody.
+    let list = serde_json::from_slice::<List>(&data.content);
+    Ok(list.map(|list| list.ignored_users.into_keys().collect()).unwrap_or_default())
 }

@@ -107,7 +107,8 @@ pub(crate) async fn timeline(
                 }
                 viewpoint.as_ref().is_some_and(|viewpoint| viewpoint.sees(placed.position, &placed.event))
             };
-            if !sees || !filter.takes(&placed.event) {
+            let ignored = placed.event.state_key.is_none() && look.ignored.contains(&placed.event.sender);
+            if !sees || ignored || !filter.takes(&placed.event) {
                 continue;
             }
             if found.events.len() == limit {

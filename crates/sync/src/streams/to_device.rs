@@ -21,31 +21,35 @@ pub(crate) async fn write(
     closed: Position,
     body: &mut Json,
 ) -> Result<bool, Fault> {
-    let after = look.request.since.as_ref().map(SyncToken::to_device);
-    let newest = look.slot.view().feed.to_device();
-    let after = match after {
-        Some(after) if newest <= after => {
-            token.set_to_device(after.max(closed));
-            return Ok(false);
-        }
-        Some(after) => {
-            let (user_id, device_id) = (&look.request.user_id, &look.request.device_id);
-            inner.users.acknowledge_to_device(user_id, device_id, after).await?;
-            after
-        }
-        None => Position::ZERO,
+    let device_id = &look.request.device_id;
+    let since = look.request.since.as_ref().map(SyncToken::to_device);
+    let (newest, acknowledged) = {
+        let view = look.slot.view();
+        (view.feed.to_device(), view.acknowledged.get(device_id).copied().unwrap_or_default())
     };
+    if let Some(after) = since
+        && after > acknowledged
+        && newest > acknowledged
+    {
+        inner.users.acknowledge_to_device(&look.request.user_id, device_id, after).await?;
+        look.slot.view().acknowledged.insert(device_id.clone(), after);
+    }
+    if let Some(after) = since.filter(|after| newest <= *after) {
+        token.set_to_device(after.max(closed));
+        return Ok(false);
+    }
+    let after = since.unwrap_or_default();
     let log = LogKey {
         entity: EntityId::user(&look.slot.user_id),
         class: class::TO_DEVICE,
         sub: Arc::from(look.request.device_id.as_str()),
     };
-    let up_to = look.user_up_to;
-    let range = RangeRead { after, up_to, direction: Direction::Forward, limit: MESSAGES_MAX };
+    // A queue is written in order: whatever can be read of it, all before it can be read too.
+    let range = RangeRead { after, up_to: Position::MAX, direction: Direction::Forward, limit: MESSAGES_MAX };
     let rows = inner.history.reader().read(&log, range).await?;
     let delivered = match rows.last() {
         Some(last) if rows.len() == MESSAGES_MAX => last.position,
-        _ => up_to,
+        last => last.map_or(Position::ZERO, |last| last.position).max(look.user_up_to).max(after),
     };
     token.set_to_device(delivered);
     let mut events = Json::array();
