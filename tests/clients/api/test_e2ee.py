@@ -3,8 +3,8 @@ import threading
 
 import pytest
 
-from keys import base64, device_keys, fallback_key, one_time_keys
-from matrix import login, register
+from keys import CrossSigning, base64, device_key, device_keys, fallback_key, one_time_keys
+from matrix import is_error, login, register
 
 
 def upload(user, **body):
@@ -131,32 +131,58 @@ def test_ones_own_devices_are_news_to_ones_other_devices(alice):
     alice.sync_until("the own second device", lambda answer: alice.id in changed(answer))
 
 
-def cross_signing(user):
-    """Three keys of the right shape."""
-    def key(usage, signed):
-        public = base64()
-        body = {"user_id": user.id, "usage": [usage], "keys": {f"ed25519:{public}": public}}
-        return {**body, "signatures": {user.id: {f"ed25519:{base64()}": base64(64)}}} if signed else body
-
-    return {"master_key": key("master", False), "self_signing_key": key("self_signing", True),
-            "user_signing_key": key("user_signing", True)}
+def publish(user):
+    """Makes cross-signing keys known, with the password where the server asks for it."""
+    keys = CrossSigning(user)
+    user.confirmed("POST", "/v3/keys/device_signing/upload", body=keys.upload())
+    return keys
 
 
 def test_cross_signing_keys_are_kept_and_the_user_signing_key_is_private(alice, bob):
-    keys = cross_signing(alice)
-    answer = alice.ask("POST", "/v3/keys/device_signing/upload", body=keys)
-    if answer.status_code == 401:
-        alice.confirmed("POST", "/v3/keys/device_signing/upload", body=keys)
-    elif answer.status_code != 200:
-        pytest.skip("this server checks the signatures; matrix-js-sdk makes real ones")
+    keys = publish(alice).upload()
     mine, theirs = query(alice, alice), query(bob, alice)
     for found in (mine, theirs):
         assert found["master_keys"][alice.id]["keys"] == keys["master_key"]["keys"]
-        assert found["self_signing_keys"][alice.id]["keys"] == keys["self_signing_key"]["keys"]
-    assert mine["user_signing_keys"][alice.id]["keys"] == keys["user_signing_key"]["keys"]
+        assert found["self_signing_keys"][alice.id] == keys["self_signing_key"]
+    assert mine["user_signing_keys"][alice.id] == keys["user_signing_key"]
     assert alice.id not in theirs.get("user_signing_keys", {})
-    replaced = alice.ask("POST", "/v3/keys/device_signing/upload", body=cross_signing(alice))
+    replaced = alice.ask("POST", "/v3/keys/device_signing/upload", body=CrossSigning(alice).upload())
     assert replaced.status_code == 401, "replacing keys must ask for the password"
+
+
+def test_a_cross_signing_key_that_the_master_key_did_not_sign_is_refused(alice):
+    keys, other = CrossSigning(alice).upload(), CrossSigning(alice).upload()
+    body = {**keys, "self_signing_key": other["self_signing_key"]}
+    answer = alice.ask("POST", "/v3/keys/device_signing/upload", body=body)
+    if answer.status_code == 401:
+        identifier = {"type": "m.id.user", "user": alice.id}
+        auth = {"type": "m.login.password", "identifier": identifier, "password": alice.password}
+        auth["session"] = answer.json()["session"]
+        answer = alice.ask("POST", "/v3/keys/device_signing/upload", body={**body, "auth": auth})
+    is_error(answer, 400)
+
+
+def test_a_signature_of_ones_device_is_seen_by_others_and_makes_news(alice, bob, room):
+    own = device_keys(alice)
+    upload(alice, device_keys=own)
+    keys = publish(alice)
+    bob.sync()
+    signed = keys.self_signing.sign({key: value for key, value in own.items() if key != "signatures"})
+    answer = alice.post("/v3/keys/signatures/upload", body={alice.id: {alice.device: signed}})
+    assert not answer.get("failures")
+    bob.sync_until("news of alice", lambda answer: alice.id in changed(answer))
+    found = query(bob, alice)["device_keys"][alice.id][alice.device]["signatures"][alice.id]
+    assert set(found) == {device_key(alice).name, keys.self_signing.name}
+
+
+def test_a_signature_of_another_person_is_seen_by_the_signer_alone(alice, bob, carol):
+    mine, theirs = publish(alice), publish(bob)
+    signed = mine.user_signing.sign(theirs.body(theirs.master, "master"))
+    answer = alice.post("/v3/keys/signatures/upload", body={bob.id: {theirs.master.public: signed}})
+    assert not answer.get("failures")
+    seen = lambda who: query(who, bob)["master_keys"][bob.id].get("signatures", {})
+    assert mine.user_signing.name in seen(alice)[alice.id]
+    assert alice.id not in seen(bob) and alice.id not in seen(carol)
 
 
 def test_signatures_of_what_is_not_there_are_failures_each(alice):

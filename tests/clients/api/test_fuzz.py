@@ -18,6 +18,9 @@ from matrix import unique
 SEED = int(os.environ.get("COFACTOR_FUZZ_SEED", "1"))
 LIST = pathlib.Path(__file__).parents[3] / "docs" / "reference" / "endpoints.tsv"
 BODIES_EACH = 14
+# Said of another server that a path names and that does not answer.
+GATEWAY = (502, 504)
+LONG_POLLS = ("/events", "/sync")
 # Answer with a page for people, or are asked of another server.
 FOR_PEOPLE = ("/login/sso/", "/fallback/", "/auth/", "/.well-known/", "/_matrix/media/v3/preview_url")
 
@@ -73,13 +76,14 @@ def fill(template, known, chance):
 
 def check(answer, what):
     status = answer.status_code
-    assert status < 500, f"{what}: {status} {answer.text[:300]}"
+    assert status < 500 or status in GATEWAY, f"{what}: {status} {answer.text[:300]}"
     if status >= 400:
         body = answer.json()
-        assert isinstance(body.get("errcode"), str) or "flows" in body, f"{what}: {status} without errcode: {body}"
+        is_error = isinstance(body, dict) and ("flows" in body or isinstance(body.get("errcode"), str))
+        assert is_error, f"{what}: {status} without errcode: {body}"
 
 
-@pytest.mark.parametrize("method, template", endpoints())
+@pytest.mark.parametrize("method, template", list(endpoints()))
 def test_no_body_and_no_path_breaks_it(alice, method, template):
     chance = random.Random(SEED * 1_000_003 + zlib.crc32(f"{method} {template}".encode()))
     room = alice.create_room()
@@ -87,7 +91,8 @@ def test_no_body_and_no_path_breaks_it(alice, method, template):
     for number in range(BODIES_EACH):
         odd_path = number % 3 == 2
         where = fill(template, values(alice, room, event), chance if odd_path else None)
-        query = chance.choice(ODD_QUERIES)
+        # Long polls are asked not to wait.
+        query = {**chance.choice(ODD_QUERIES), **({"timeout": "0"} if template.endswith(LONG_POLLS) else {})}
         raw = None
         if method in ("POST", "PUT", "DELETE"):
             raw = chance.choice(RAW) if number % 2 else json.dumps(
