@@ -1,8 +1,8 @@
 //! User-interactive authentication.
 //! <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>
 //!
-//! A session is bound to the endpoint and the user that began it, and one stage is enough in every flow that is offered, so
-//! nothing is ever kept but the fact that a session was begun. No password reaches the shared facts.
+//! A session is bound to the endpoint and the user that began it; what is kept of it is how far it is, and nothing of what
+//! was given. No password reaches the shared facts.
 
 use std::time::Duration;
 
@@ -58,28 +58,33 @@ impl Api {
         }
     }
 
-    /// Asks for what registration takes.
+    /// Asks for what registration takes: the token, if there is one, and then nothing more, which clients say by the dummy
+    /// stage.
     ///
     /// # Errors
     /// 401 with what is needed, until it is given; 403 if registration is closed.
     pub(crate) async fn ask_registration(&self, auth: Option<&AuthData>) -> Result<(), ApiError> {
-        let stage = match (&self.registration.token, self.registration.open) {
+        const STAGES: &str = "m.login.registration_token m.login.dummy";
+        let stages = match (&self.registration.token, self.registration.open) {
             (_, true) => DUMMY,
-            (Some(_), false) => TOKEN,
+            (Some(_), false) => STAGES,
             (None, false) => return Err(ApiError::forbidden("registration is closed on this server")),
         };
-        let Some(auth) = auth else { return Err(self.begin("register", stage, None).await?) };
-        self.check("register", auth.session()).await?;
+        let Some(auth) = auth else { return Err(self.begin("register", stages, None).await?) };
+        let token_given = self.check("register token", auth.session()).await.is_ok();
+        if !token_given {
+            self.check("register", auth.session()).await?;
+        }
         match auth {
-            AuthData::Dummy(_) if stage == DUMMY => self.end(auth.session()).await,
-            AuthData::RegistrationToken(given) if stage == TOKEN => {
+            AuthData::Dummy(_) if stages == DUMMY || token_given => self.end(auth.session()).await,
+            AuthData::RegistrationToken(given) if stages == STAGES => {
                 if self.registration.token.as_deref().is_some_and(|known| same(known, &given.token)) {
-                    self.end(auth.session()).await
+                    Err(self.go_on("register token", stages, auth.session(), &[TOKEN]).await?)
                 } else {
-                    Err(self.begin("register", stage, Some("the registration token is wrong")).await?)
+                    Err(self.begin("register", stages, Some("the registration token is wrong")).await?)
                 }
             }
-            _ => Err(self.begin("register", stage, Some("this stage is not offered")).await?),
+            _ => Err(self.begin("register", stages, Some("this stage comes later, or is not offered")).await?),
         }
     }
 
@@ -91,19 +96,33 @@ impl Api {
     }
 
     /// The answer that begins a session.
-    async fn begin(&self, purpose: &str, stage: &str, error: Option<&str>) -> Result<ApiError, ApiError> {
+    async fn begin(&self, purpose: &str, stages: &str, error: Option<&str>) -> Result<ApiError, ApiError> {
         let session = self.entropy.alphanumeric(24);
-        let kept = self.shared.put(&key(&session), Bytes::copy_from_slice(purpose.as_bytes()), LIFE).await;
-        kept.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", error.to_string()))?;
-        let mut body = Map::new();
-        body.insert("flows".into(), json!([{ "stages": [stage] }]));
-        body.insert("params".into(), json!({}));
-        body.insert("session".into(), Value::String(session));
-        body.insert("completed".into(), json!([]));
+        let mut answer = self.go_on(purpose, stages, Some(&session), &[]).await?;
         if let Some(error) = error {
-            body.insert("errcode".into(), "M_FORBIDDEN".into());
-            body.insert("error".into(), error.into());
+            answer.extra.insert("errcode".into(), "M_FORBIDDEN".into());
+            answer.extra.insert("error".into(), error.into());
         }
+        Ok(answer)
+    }
+
+    /// The answer that says what is still needed.
+    async fn go_on(
+        &self,
+        purpose: &str,
+        stages: &str,
+        session: Option<&str>,
+        completed: &[&str],
+    ) -> Result<ApiError, ApiError> {
+        let session = session.ok_or_else(|| ApiError::missing_param("the authentication has no session"))?;
+        let kept = self.shared.put(&key(session), Bytes::copy_from_slice(purpose.as_bytes()), LIFE).await;
+        kept.map_err(|error| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN", error.to_string()))?;
+        let stages: Vec<&str> = stages.split(' ').collect();
+        let mut body = Map::new();
+        body.insert("flows".into(), json!([{ "stages": stages }]));
+        body.insert("params".into(), json!({}));
+        body.insert("session".into(), Value::String(session.to_owned()));
+        body.insert("completed".into(), json!(completed));
         Ok(ApiError::uiaa(body))
     }
 

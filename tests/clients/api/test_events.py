@@ -135,15 +135,6 @@ def test_an_event_that_is_not_here_is_not_found(alice, room):
         alice.refused(404, "M_NOT_FOUND", "GET", "/v3/rooms/{}/context/{}", room, event)
 
 
-def test_an_event_is_found_by_its_time(alice, room):
-    before = int(time.time() * 1000)
-    event = alice.send(room, "now")
-    template = "/v1/rooms/{}/timestamp_to_event"
-    assert alice.get(template, room, ts=before - 5, dir="f")["event_id"] == event
-    assert alice.get(template, room, ts=int(time.time() * 1000) + 60_000, dir="b")["event_id"] == event
-    alice.refused(404, "M_NOT_FOUND", "GET", template, room, query={"ts": int(time.time() * 1000) + 60_000, "dir": "f"})
-
-
 def test_a_redaction_empties_the_event_for_everyone(alice, bob, room):
     event = bob.send(room, "regret")
     own = alice.send(room, "mine")
@@ -155,27 +146,6 @@ def test_a_redaction_empties_the_event_for_everyone(alice, bob, room):
     assert seen["content"] == {} and seen["unsigned"]["redacted_because"]["event_id"] == first["event_id"]
     assert seen["unsigned"]["redacted_because"]["content"]["reason"] == "oops"
     assert "regret" not in bodies(alice.messages(room, dir="b")["chunk"])
-
-
-def test_relations_are_listed_and_bundled(alice, bob, room):
-    event = alice.send(room, "parent")
-    relation = {"rel_type": "m.annotation", "event_id": event, "key": "👍"}
-    reaction = bob.put("/v3/rooms/{}/send/m.reaction/1", room, body={"m.relates_to": relation})["event_id"]
-    edit = {"msgtype": "m.text", "body": "* edited", "m.new_content": {"msgtype": "m.text", "body": "edited"},
-            "m.relates_to": {"rel_type": "m.replace", "event_id": event}}
-    edited = alice.put(SEND, room, unique("txn"), body=edit)["event_id"]
-    reply = {"msgtype": "m.text", "body": "in thread", "m.relates_to": {"rel_type": "m.thread", "event_id": event}}
-    threaded = bob.put(SEND, room, unique("txn"), body=reply)["event_id"]
-    found = [e["event_id"] for e in alice.get("/v1/rooms/{}/relations/{}", room, event)["chunk"]]
-    assert set(found) == {reaction, edited, threaded}
-    only = alice.get("/v1/rooms/{}/relations/{}/m.annotation/m.reaction", room, event)["chunk"]
-    assert [e["event_id"] for e in only] == [reaction]
-    bundled = bob.get("/v3/rooms/{}/event/{}", room, event)["unsigned"]["m.relations"]
-    assert bundled["m.replace"]["event_id"] == edited
-    assert bundled["m.thread"]["count"] == 1 and bundled["m.thread"]["latest_event"]["event_id"] == threaded
-    threads = alice.get("/v1/rooms/{}/threads", room)["chunk"]
-    assert [e["event_id"] for e in threads] == [event]
-    bob.refused(400, None, "PUT", "/v3/rooms/{}/send/m.reaction/2", room, body={"m.relates_to": relation})
 
 
 def receipts(answer, room, kind="m.read"):
@@ -247,18 +217,3 @@ def test_members_now_and_then(alice, bob, carol, room):
     bob.leave(room)
     assert ids(membership="join") == {alice.id, carol.id}
     assert ids(not_membership="leave") == {alice.id, carol.id}
-
-
-def test_search_finds_words_in_ones_rooms_alone(alice, bob, carol, room):
-    word = unique("needle").replace("-", "")
-    alice.send(room, f"a {word} in hay")
-    search = {"search_categories": {"room_events": {"search_term": word}}}
-    found = bob.post("/v3/search", body=search)["search_categories"]["room_events"]
-    assert [hit["result"]["content"]["body"] for hit in found["results"]] == [f"a {word} in hay"]
-    assert carol.post("/v3/search", body=search)["search_categories"]["room_events"]["results"] == []
-
-
-def test_reports_are_taken_from_members(alice, bob, carol, room):
-    event = alice.send(room, "bad")
-    bob.post("/v3/rooms/{}/report/{}", room, event, body={"reason": "spam", "score": -100})
-    carol.refused((403, 404), None, "POST", "/v3/rooms/{}/report/{}", room, event, body={"reason": "spam"})

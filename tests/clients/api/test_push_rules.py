@@ -74,15 +74,3 @@ def test_default_rules_stay_and_neighbours_must_exist(alice):
     body = {"conditions": [], **NOTIFY}
     alice.refused((400, 404), None, "PUT", RULE, "override", "mine", body=body, query={"after": "nobody"})
     alice.refused(404, "M_NOT_FOUND", "PUT", RULE + "/enabled", "content", "nobody", body={"enabled": True})
-
-
-def test_pushers_are_set_listed_and_taken_away(alice):
-    pusher = {
-        "kind": "http", "app_id": "org.example", "app_display_name": "app", "device_display_name": "phone",
-        "lang": "en", "pushkey": "key", "data": {"url": "https://push.example.org/_matrix/push/v1/notify"},
-    }
-    alice.post("/v3/pushers/set", body=pusher)
-    kept = alice.get("/v3/pushers")["pushers"]
-    assert len(kept) == 1 and pusher.items() <= kept[0].items()
-    alice.post("/v3/pushers/set", body={**pusher, "kind": None})
-    assert alice.get("/v3/pushers")["pushers"] == []

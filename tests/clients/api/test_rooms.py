@@ -184,30 +184,6 @@ def test_a_taken_alias_stops_the_creation(alice, bob):
     bob.refused(400, "M_ROOM_IN_USE", "POST", "/v3/createRoom", body={"room_alias_name": alias})
 
 
-def test_public_rooms_are_found_by_name(alice, bob):
-    name = unique("Garden")
-    room = alice.create_room(preset="public_chat", visibility="public", name=name, topic="flowers")
-    found = bob.post("/v3/publicRooms", body={"filter": {"generic_search_term": name}})["chunk"]
-    assert [entry["room_id"] for entry in found] == [room]
-    assert found[0]["name"] == name and found[0]["num_joined_members"] == 1 and found[0]["topic"] == "flowers"
-    bob.refused(403, "M_FORBIDDEN", "PUT", "/v3/directory/list/room/{}", room, body={"visibility": "private"})
-    alice.put("/v3/directory/list/room/{}", room, body={"visibility": "private"})
-    assert bob.post("/v3/publicRooms", body={"filter": {"generic_search_term": name}})["chunk"] == []
-
-
-def test_public_rooms_come_in_pages(alice):
-    word = unique("pages")
-    rooms = {alice.create_room(preset="public_chat", visibility="public", name=f"{word} {n}") for n in range(3)}
-    seen, since = [], {}
-    for _ in range(4):
-        page = alice.post("/v3/publicRooms", body={"limit": 1, "filter": {"generic_search_term": word}, **since})
-        seen += [entry["room_id"] for entry in page["chunk"]]
-        if "next_batch" not in page:
-            break
-        since = {"since": page["next_batch"]}
-    assert set(seen) == rooms and len(seen) == 3
-
-
 def test_state_is_set_read_and_overwritten_by_those_with_power(alice, bob, room):
     event = alice.set_state(room, "org.example.a", {"n": 1}, "key")
     assert alice.set_state(room, "org.example.a", {"n": 2}, "key") != event
@@ -240,23 +216,3 @@ def test_nobody_raises_their_own_power(alice, bob, room):
 def test_the_same_state_again_is_the_same_event(alice, room):
     first = alice.set_state(room, "org.example.a", {"n": 1})
     assert alice.set_state(room, "org.example.a", {"n": 1}) == first
-
-
-def test_an_upgrade_leads_from_the_old_room_to_the_new(alice, bob, room):
-    bob.refused(403, "M_FORBIDDEN", "POST", "/v3/rooms/{}/upgrade", room, body={"new_version": "11"})
-    new = alice.post("/v3/rooms/{}/upgrade", room, body={"new_version": "11"})["replacement_room"]
-    assert alice.state(room, "m.room.tombstone")["replacement_room"] == new
-    assert alice.state(new, "m.room.create")["predecessor"]["room_id"] == room
-    assert alice.state(new, "m.room.name")["name"] == "two"
-    body = {"msgtype": "m.text", "body": "too late"}
-    bob.refused(403, "M_FORBIDDEN", "PUT", "/v3/rooms/{}/send/m.room.message/1", room, body=body)
-
-
-def test_a_space_lists_its_children(alice, bob):
-    child = alice.create_room(preset="public_chat", name="child")
-    space = alice.create_room(preset="public_chat", name="space", creation_content={"type": "m.space"})
-    alice.set_state(space, "m.space.child", {"via": [alice.server]}, child)
-    bob.join(space)
-    rooms = bob.get("/v1/rooms/{}/hierarchy", space)["rooms"]
-    assert [entry["room_id"] for entry in rooms] == [space, child]
-    assert rooms[0]["room_type"] == "m.space" and rooms[0]["children_state"][0]["state_key"] == child

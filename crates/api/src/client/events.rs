@@ -62,6 +62,10 @@ async fn redact(api: Api, caller: Caller<Session>, request: redact_event::v3::Re
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomideventeventid>
 async fn event(api: Api, caller: Caller<Session>, request: get_room_event::v3::Request) -> Result<Reply, ApiError> {
     let missing = || ApiError::not_found("the room has no such event, or you may not see it");
+    let entry = api.users.room(&caller.session.user_id, &request.room_id).await?;
+    if entry.is_some_and(|entry| entry.forgotten) {
+        return Err(missing());
+    }
     let view = api.history.viewpoint(&request.room_id, &caller.session.user_id).await?;
     let found = api.history.find(&request.room_id, &request.event_id).await?;
     let found = found.filter(|placed| view.sees(placed.position, &placed.event)).ok_or_else(missing)?;

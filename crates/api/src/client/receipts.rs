@@ -1,17 +1,18 @@
 //! Receipts, read markers, typing. <https://spec.matrix.org/v1.19/client-server-api/#receipts>
 
 use bytes::Bytes;
-use cofactor_http::{ApiError, Caller, LimitClass, Reply, Routes, Session};
+use cofactor_http::{Access, ApiError, Body, Caller, Exchange, LimitClass, Reply, Routes, Session};
 use cofactor_wire::{room::RoomCommand, user_command::UserCommand};
+use http::Method;
 use ruma::{
     EventId, OwnedEventId, RoomId, UserId,
     api::client::{
         read_marker::set_read_marker,
         receipt::create_receipt::{self, v3::ReceiptType},
-        typing::create_typing_event::{self, v3::Typing},
     },
     events::receipt::ReceiptThread,
 };
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{Api, client::account_data::check_own};
@@ -19,7 +20,11 @@ use crate::{Api, client::account_data::check_own};
 pub(crate) fn mount(routes: &mut Routes<Api>) {
     routes.mount::<create_receipt::v3::Request, _, _>(receipt);
     routes.mount::<set_read_marker::v3::Request, _, _>(read_markers);
-    routes.mount::<create_typing_event::v3::Request, _, _>(typing);
+    for path in
+        ["/_matrix/client/v3/rooms/{room_id}/typing/{user_id}", "/_matrix/client/r0/rooms/{room_id}/typing/{user_id}"]
+    {
+        routes.mount_raw(Method::PUT, path, Access::Required, Some(1_024), typing);
+    }
 }
 
 impl Api {
@@ -88,17 +93,27 @@ async fn read_markers(
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#typing-notifications>
-async fn typing(
-    api: Api,
-    caller: Caller<Session>,
-    request: create_typing_event::v3::Request,
-) -> Result<Reply, ApiError> {
-    check_own(&caller.session, &request.user_id)?;
-    api.limit(LimitClass::Other, &request.user_id)?;
-    let timeout_ms = match request.state {
-        Typing::No => 0,
-        Typing::Yes(info) => u64::try_from(info.timeout.as_millis()).unwrap_or(u64::MAX),
-    };
-    api.room(&request.room_id, RoomCommand::Typing { user_id: request.user_id, timeout_ms }).await?;
+async fn typing(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
+    #[derive(Deserialize)]
+    struct Typing {
+        typing: bool,
+        /// Clients may leave it out, which the typed request does not allow.
+        #[serde(default = "default_timeout_ms")]
+        timeout: u64,
+    }
+    fn default_timeout_ms() -> u64 {
+        30_000
+    }
+    let session = exchange.session.as_ref().ok_or_else(ApiError::missing_token)?;
+    let [room_id, user_id] = &exchange.args[..] else { return Err(ApiError::unrecognized()) };
+    let room_id = RoomId::parse(room_id.as_str()).map_err(|_| ApiError::invalid_param("not a room id"))?;
+    let user_id = UserId::parse(user_id.as_str()).map_err(|_| ApiError::invalid_param("not a user id"))?;
+    check_own(session, &user_id)?;
+    api.limit(LimitClass::Other, &user_id)?;
+    let Body::Whole(body) = &exchange.body else { return Err(ApiError::not_json()) };
+    let _: serde::de::IgnoredAny = serde_json::from_slice(body).map_err(|_| ApiError::not_json())?;
+    let state: Typing = serde_json::from_slice(body).map_err(|error| ApiError::bad_json(error.to_string()))?;
+    let timeout_ms = if state.typing { state.timeout } else { 0 };
+    api.room(&room_id, RoomCommand::Typing { user_id, timeout_ms }).await?;
     Ok(Reply::empty())
 }
