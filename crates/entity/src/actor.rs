@@ -73,6 +73,9 @@ impl Message for Drain {
 
 type Waiter<E> = (oneshot::Sender<Answer<E>>, Result<<E as Entity>::Reply, Fault>);
 
+/// A built state, its log, and the messages that a dead writer left unsent.
+type Activated<E> = (E, Writer, Vec<(Key, Outgoing)>);
+
 /// Changes that wait for their append, and those who wait for them.
 struct Batch<E: Entity> {
     changes: Vec<Change>,
@@ -121,7 +124,7 @@ impl<E: Entity> EntityActor<E> {
         Self { env, config, id, slot, phase, used: true, timer: None, drains: Vec::new() }
     }
 
-    fn loaded(&mut self, outcome: Result<(E, Writer, Vec<(Key, Outgoing)>), Fault>, ctx: &mut Context<Self>) {
+    fn loaded(&mut self, outcome: Result<Activated<E>, Fault>, ctx: &mut Context<Self>) {
         let Phase::Loading(waiting) = &mut self.phase else { return };
         let waiting = std::mem::take(waiting);
         match outcome {
@@ -501,11 +504,7 @@ async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>, mut fetched: Fetc
 }
 
 /// Opens the log, finds unsent messages, and builds the state.
-async fn activate<E: Entity>(
-    env: Env,
-    config: E::Config,
-    id: EntityId,
-) -> Result<(E, Writer, Vec<(Key, Outgoing)>), Fault> {
+async fn activate<E: Entity>(env: Env, config: E::Config, id: EntityId) -> Result<Activated<E>, Fault> {
     let (writer, last) = Writer::open(env.clone(), id.clone()).await?;
     let prefix = key![id.kind().as_str(), &id];
     let scan = Scan::new(&tables::OUTBOX, outbox_partition(&env, &id), prefix, limits::MAILBOX_MAX);

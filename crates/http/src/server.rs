@@ -134,7 +134,6 @@ pub fn serve<S: Service>(
 }
 
 impl<S: Service> Edge<S> {
-    #[expect(clippy::disallowed_methods, reason = "the duration of a request is measured, nothing is decided by it")]
     async fn handle(&self, request: HttpRequest, payload: web::Payload) -> HttpResponse {
         let start = Instant::now();
         let method = convert::method(request.method());

@@ -43,7 +43,7 @@ impl ThumbnailSize {
         let fits = of_method().find(|size| size.width >= width && size.height >= height);
         // A cut one that is large enough is not among the sizes; a scaled one then serves better than a small one.
         let fits = fits.or_else(|| SIZES.iter().find(|size| size.width >= width && size.height >= height));
-        *fits.or_else(|| of_method().last()).unwrap_or(&SIZES[SIZES.len() - 1])
+        *fits.or_else(|| of_method().next_back()).unwrap_or(&SIZES[SIZES.len() - 1])
     }
 
     /// The name of the variant in the table and the object store.

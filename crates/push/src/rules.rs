@@ -62,7 +62,7 @@ impl Rules {
     /// # Errors
     /// `M_NOT_FOUND`.
     pub fn get(&self, kind: RuleKind, rule_id: &str) -> Result<AnyPushRuleRef<'_>, Fault> {
-        self.global.get(kind, rule_id).ok_or_else(|| no_rule())
+        self.global.get(kind, rule_id).ok_or_else(no_rule)
     }
 
     /// Adds or replaces a rule.

@@ -152,7 +152,6 @@ impl<'de> Visitor<'de> for StrictValue {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 mod tests {
     use super::*;
 

@@ -235,7 +235,6 @@ pub(crate) fn read_error(error: &fjall::Error) -> StoreError {
     StoreError::Corrupt(error.to_string())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the duration of a sync is measured, nothing is decided by it")]
 fn commit(batch: WriteBatch, size: usize) {
     let start = Instant::now();
     if let Err(error) = batch.durability(Some(PersistMode::SyncData)).commit() {

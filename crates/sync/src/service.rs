@@ -19,10 +19,7 @@ use cofactor_wire::{
     user::{self, AccountData, KeyCounts, RoomEntry, Users},
 };
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::sync::{Notify, watch};
 
 use crate::{SyncRequest, slot::Slot, unread::Notifications};
 
@@ -123,8 +120,8 @@ impl SyncService {
     /// # Errors
     /// If the token is not ours, or the store fails.
     pub async fn sync(&self, mut request: SyncRequest) -> Result<Bytes, Fault> {
-        let start = Instant::now();
-        let end = start + request.timeout.min(TIMEOUT_MAX);
+        let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
+        tokio::pin!(timeout);
         let mut shutdown = self.inner.shutdown.clone();
         self.inner.catch_up(request.since.as_ref()).await?;
         loop {
@@ -135,14 +132,14 @@ impl SyncService {
             woken.as_mut().enable();
             let answer = self.inner.answer(&slot, &request).await?;
             let waits = request.since.is_some() && !request.full_state && !answer.has_news;
-            if !waits || Instant::now() >= end || *shutdown.borrow() {
+            if !waits || request.timeout.is_zero() || timeout.is_elapsed() || *shutdown.borrow() {
                 return Ok(answer.body);
             }
             // What was looked at and found empty need not be looked at again.
             request.since = Some(answer.token);
             tokio::select! {
                 () = &mut woken => {}
-                () = tokio::time::sleep_until(end) => {}
+                () = &mut timeout => {}
                 _ = shutdown.changed() => {}
             }
         }
@@ -185,7 +182,8 @@ impl Inner {
     /// Waits until this service has heard what the token's maker had heard; a token that is ahead of everything is refused.
     async fn catch_up(&self, since: Option<&SyncToken>) -> Result<(), Fault> {
         let base = since.map_or(Position::ZERO, SyncToken::base);
-        let end = Instant::now() + AHEAD_MAX;
+        let timeout = tokio::time::sleep(AHEAD_MAX);
+        tokio::pin!(timeout);
         // Until the first heartbeat nothing is known of where things are.
         while self.closed() < base.max(Position(1)) {
             let heard = self.heard.notified();
@@ -194,8 +192,9 @@ impl Inner {
             if self.closed() >= base.max(Position(1)) {
                 break;
             }
-            if tokio::time::timeout_at(end, heard).await.is_err() {
-                return Err(Fault::invalid("the since token is ahead of this server"));
+            tokio::select! {
+                () = heard => {}
+                () = &mut timeout => return Err(Fault::invalid("the since token is ahead of this server")),
             }
         }
         Ok(())

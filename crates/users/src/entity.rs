@@ -146,10 +146,10 @@ impl Entity for UserEntity {
 
     fn decide(&mut self, command: UserCommand, cx: &mut Cx) -> Decision<Self> {
         match command {
-            UserCommand::PutBackupKeys { version, keys } => return self.put_backup_keys(version, keys, cx),
-            UserCommand::DeleteBackupKeys { version, keys } => return self.delete_backup_keys(version, keys, cx),
+            UserCommand::PutBackupKeys { version, keys } => self.put_backup_keys(version, keys, cx),
+            UserCommand::DeleteBackupKeys { version, keys } => self.delete_backup_keys(version, keys, cx),
             UserCommand::SetAccountData { room_id, event_type, content, expected } => {
-                return self.set_account_data(room_id, event_type, content, expected, cx);
+                self.set_account_data(room_id, event_type, content, expected, cx)
             }
             command => Decision::from_result(self.decide_now(command, cx)),
         }

@@ -20,6 +20,9 @@ pub fn token_hash(token: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(token))
 }
 
+/// Messages to one user: the device, `None` for all, and the message.
+pub type Addressed = Vec<(Option<OwnedDeviceId>, ToDevice)>;
+
 /// The users of this node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct UsersHandle {
@@ -77,7 +80,7 @@ impl UsersHandle {
         sender: &UserId,
         device_id: &DeviceId,
         transaction: &str,
-        messages: Vec<(OwnedUserId, Vec<(Option<OwnedDeviceId>, ToDevice)>)>,
+        messages: Vec<(OwnedUserId, Addressed)>,
     ) -> Result<(), Fault> {
         let digest = Sha256::new()
             .chain_update(sender.as_str())

@@ -21,6 +21,6 @@ mod to_device;
 
 pub use self::{
     entity::UserEntity,
-    handle::{UsersHandle, token_hash},
+    handle::{Addressed, UsersHandle, token_hash},
     reads::SignedKeys,
 };
