@@ -7,7 +7,7 @@
 //! Invariants: a record is delivered only up to where this service has heard everything; a token never says that something
 //! was delivered that was not; an error fails the request, it never leaves something out.
 //!
-//! To add a stream, add a file to [`streams`] and an entry to the answer in `answer.rs`.
+//! To add a stream, add a file to `streams` and an entry to the answer in `answer.rs`.
 
 mod answer;
 mod feed;

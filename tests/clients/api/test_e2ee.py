@@ -109,12 +109,7 @@ def test_sharing_a_room_brings_news_of_devices_and_parting_ends_it(alice, bob):
     upload(alice, device_keys=device_keys(alice))
     bob.sync()
     start = bob.since
-<<<<<<< HEAD
-    again = login(alice.id, device_id=alice.device)
-    upload(again, device_keys=device_keys(again))  # Not yet of interest to bob.
-=======
     alice = login(alice.id)  # Not yet of interest to bob.
->>>>>>> tools2
     assert alice.id not in changed(bob.sync())
     room = alice.create_room(encryption=True, invite=[bob.id])
     bob.join(room)
