@@ -126,8 +126,7 @@ impl Core {
     pub async fn recover(&self) -> Result<usize, Fault> {
         let mut woken = 0;
         for shard in 0..u64::from(self.env.shard_count()) {
-            let scan = Scan::new(&tables::OUTBOX, key![shard], Key::EMPTY, usize::MAX);
-            for row in self.env.store().scan(scan).await? {
+            for row in self.outbox(shard).await? {
                 let id = row.clustering.text(1);
                 match row.clustering.text(0) {
                     "room" => self.rooms.entities().activate(&EntityId::new(EntityKind::Room, id)),
@@ -138,6 +137,21 @@ impl Core {
             }
         }
         Ok(woken)
+    }
+
+    /// The outbox of one shard. So many shards are read that one read may well fail; it is tried again.
+    async fn outbox(&self, shard: u64) -> Result<Vec<cofactor_store::Row>, Fault> {
+        const TRIES_MAX: u32 = 5;
+        let mut tries = 1;
+        loop {
+            let scan = Scan::new(&tables::OUTBOX, key![shard], Key::EMPTY, usize::MAX);
+            match self.env.store().scan(scan).await {
+                Ok(rows) => return Ok(rows),
+                Err(error) if tries >= TRIES_MAX => return Err(error.into()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(20 << tries)).await,
+            }
+            tries += 1;
+        }
     }
 
     /// Finishes what is under way, and hands the shards back.

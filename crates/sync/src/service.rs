@@ -258,22 +258,24 @@ impl Inner {
     /// The user's slot, built from the store if there is none.
     pub(crate) async fn slot(&self, user_id: &UserId) -> Result<Arc<Slot>, Fault> {
         let now_us = self.clock.now_us();
-        if let Some(slot) = self.hub().slots.get(user_id).filter(|slot| !slot.is_stale()) {
-            slot.touch(now_us);
-            return Ok(Arc::clone(slot));
-        }
         loop {
+            if let Some(slot) = self.hub().slots.get(user_id).filter(|slot| slot.is_whole()) {
+                slot.touch(now_us);
+                return Ok(Arc::clone(slot));
+            }
             let slot = Arc::new(Slot::new(user_id.to_owned(), now_us));
-            {
+            let before = {
                 // Known to the hub first, so that what happens while it is being built reaches it.
                 let mut hub = self.hub();
                 hub.make_room(self.options.slots_max, now_us);
-                hub.slots.insert(user_id.to_owned(), Arc::clone(&slot));
+                hub.slots.insert(user_id.to_owned(), Arc::clone(&slot))
+            };
+            // Another request is building, or its building failed: whoever waits on that slot looks again.
+            if let Some(before) = before {
+                before.spoil();
             }
             self.build(&slot).await?;
-            if !slot.is_stale() {
-                return Ok(slot);
-            }
+            slot.complete();
         }
     }
 

@@ -20,6 +20,8 @@ use crate::feed::Feed;
 pub(crate) struct Slot {
     pub(crate) user_id: OwnedUserId,
     pub(crate) notify: Notify,
+    /// Set when everything was read from the store. Until then what it does not say means nothing.
+    built: AtomicBool,
     /// Something was missed: the slot is to be built again.
     stale: AtomicBool,
     used_us: AtomicU64,
@@ -43,6 +45,7 @@ impl Slot {
         Self {
             user_id,
             notify: Notify::new(),
+            built: AtomicBool::new(false),
             stale: AtomicBool::new(false),
             used_us: AtomicU64::new(now_us),
             view: Mutex::default(),
@@ -58,8 +61,14 @@ impl Slot {
         self.notify.notify_waiters();
     }
 
-    pub(crate) fn is_stale(&self) -> bool {
-        self.stale.load(Ordering::Acquire)
+    /// Everything was read from the store: what the slot says is all there is.
+    pub(crate) fn complete(&self) {
+        self.built.store(true, Ordering::Release);
+    }
+
+    /// Whether the slot was built, and nothing was missed since.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.built.load(Ordering::Acquire) && !self.stale.load(Ordering::Acquire)
     }
 
     pub(crate) fn touch(&self, now_us: u64) {

@@ -1,0 +1,51 @@
+//! Judges what clients saw.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the clients of one simulation saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// Bodies that were acknowledged, each with its event id, in the order of the acknowledgements of each sender.
+    pub(crate) acknowledged: BTreeMap<String, Vec<(String, String)>>,
+    /// Bodies in the order of the room's history, read at the end.
+    pub(crate) history: Vec<String>,
+    /// Bodies in the order in which a chain of `/sync` tokens delivered them.
+    pub(crate) synced: Vec<String>,
+    /// To-device messages that were acknowledged to their sender.
+    pub(crate) to_device_acknowledged: BTreeSet<String>,
+    /// To-device messages in the order in which the token chain delivered them.
+    pub(crate) to_device_synced: Vec<String>,
+}
+
+fn repeated(all: &[String]) -> Option<&String> {
+    let mut known = BTreeSet::new();
+    all.iter().find(|one| !known.insert(*one))
+}
+
+impl Seen {
+    /// What is wrong, if anything is.
+    pub(crate) fn violation(&self) -> Option<String> {
+        if let Some(body) = repeated(&self.history) {
+            return Some(format!("{body} is in the history twice"));
+        }
+        for (sender, acknowledged) in &self.acknowledged {
+            let places: Vec<_> =
+                acknowledged.iter().map(|(body, _)| self.history.iter().position(|known| known == body)).collect();
+            if let Some(lost) = places.iter().position(Option::is_none) {
+                return Some(format!("{} of {sender} was acknowledged and is lost", acknowledged[lost].0));
+            }
+            if !places.is_sorted() {
+                return Some(format!("the events of {sender} are not in the order of their acknowledgements"));
+            }
+        }
+        if self.synced != self.history {
+            return Some(format!("the token chain saw {:?}, the history is {:?}", self.synced, self.history));
+        }
+        if let Some(message) = repeated(&self.to_device_synced) {
+            return Some(format!("the to-device message {message} came twice"));
+        }
+        let came: BTreeSet<_> = self.to_device_synced.iter().cloned().collect();
+        let lost = self.to_device_acknowledged.difference(&came).next();
+        lost.map(|message| format!("the to-device message {message} was acknowledged and is lost"))
+    }
+}

@@ -1,0 +1,201 @@
+//! A simulated node.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cofactor_bus::local::{LocalBus, LocalShared};
+use cofactor_entity::{Placement, Planted};
+use cofactor_node::{Core, Identity, backends::Backends};
+use cofactor_store::{
+    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreResult, Table, model::ModelStore,
+};
+use cofactor_sync::SyncOptions;
+use cofactor_types::{Clock, Entropy};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+/// The paused clock of the simulation.
+#[derive(Clone, Debug)]
+pub(crate) struct SimClock(Instant);
+
+/// Where simulated time begins, in microseconds since the Unix epoch.
+const BEGIN_US: u64 = 1_800_000_000_000_000;
+
+impl SimClock {
+    pub(crate) fn new(start: Instant) -> Self {
+        Self(start)
+    }
+}
+
+impl Clock for SimClock {
+    fn now_us(&self) -> u64 {
+        BEGIN_US + u64::try_from(self.0.elapsed().as_micros()).unwrap_or(0)
+    }
+}
+
+/// Randomness of one seed.
+#[derive(Debug)]
+pub(crate) struct SimEntropy(Mutex<StdRng>);
+
+impl SimEntropy {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(StdRng::seed_from_u64(seed))))
+    }
+}
+
+impl Entropy for SimEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(bytes);
+    }
+}
+
+/// A node's connection to the store; a dead node's calls never come back, and begin nothing.
+#[derive(Clone)]
+struct Connection {
+    store: ModelStore,
+    alive: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+impl Connection {
+    async fn live(&self) -> &ModelStore {
+        if !self.alive.load(Ordering::Acquire) {
+            std::future::pending::<()>().await;
+        }
+        &self.store
+    }
+
+    /// An answer that reaches the node, if there still is one.
+    async fn answered<T>(&self, answer: T) -> T {
+        self.live().await;
+        answer
+    }
+}
+
+#[async_trait]
+impl Store for Connection {
+    async fn get(&self, table: &'static Table, partition: &Key, clustering: &Key) -> StoreResult<Option<Bytes>> {
+        let answer = self.live().await.get(table, partition, clustering).await;
+        self.answered(answer).await
+    }
+
+    async fn scan(&self, scan: Scan) -> StoreResult<Vec<Row>> {
+        let answer = self.live().await.scan(scan).await;
+        self.answered(answer).await
+    }
+
+    async fn write(&self, batch: Vec<Mutation>, durability: Durability) -> StoreResult<()> {
+        let answer = self.live().await.write(batch, durability).await;
+        self.answered(answer).await
+    }
+
+    async fn append(&self, append: Append) -> StoreResult<()> {
+        let answer = self.live().await.append(append).await;
+        self.answered(answer).await
+    }
+
+    async fn fence(&self, table: &'static Table, partition: &Key) -> StoreResult<Option<Fence>> {
+        let answer = self.live().await.fence(table, partition).await;
+        self.answered(answer).await
+    }
+
+    async fn compare_and_set(
+        &self,
+        table: &'static Table,
+        partition: &Key,
+        clustering: &Key,
+        expected: Option<Bytes>,
+        new: Option<Bytes>,
+    ) -> StoreResult<CasOutcome> {
+        let answer = self.live().await.compare_and_set(table, partition, clustering, expected, new).await;
+        self.answered(answer).await
+    }
+
+    fn spans_partitions(&self) -> bool {
+        self.store.spans_partitions()
+    }
+
+    async fn close(&self) -> StoreResult<()> {
+        Ok(())
+    }
+}
+
+/// One life of a node.
+#[derive(Debug)]
+pub(crate) struct SimNode {
+    pub(crate) core: Core,
+    alive: Arc<AtomicBool>,
+    background: JoinHandle<()>,
+    _shutdown: watch::Sender<bool>,
+}
+
+impl SimNode {
+    /// Starts a node on `store`; tries until the store lets it.
+    pub(crate) async fn start(
+        store: &ModelStore,
+        clock: &SimClock,
+        entropy: &Arc<SimEntropy>,
+        planted: Planted,
+    ) -> Self {
+        loop {
+            match Self::try_start(store, clock, entropy, planted).await {
+                Some(node) => return node,
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    async fn try_start(
+        store: &ModelStore,
+        clock: &SimClock,
+        entropy: &Arc<SimEntropy>,
+        planted: Planted,
+    ) -> Option<Self> {
+        let alive = Arc::new(AtomicBool::new(true));
+        let clock: Arc<dyn Clock> = Arc::new(clock.clone());
+        let entropy: Arc<dyn Entropy> = Arc::clone(entropy) as Arc<dyn Entropy>;
+        let backends = Backends {
+            store: Arc::new(Connection { store: store.clone(), alive: Arc::clone(&alive) }),
+            bus: Arc::new(LocalBus::default()),
+            shared: Arc::new(LocalShared::new(Arc::clone(&clock))),
+        };
+        let name = "sim.example".try_into().ok()?;
+        let identity = Identity::establish(&backends.store, &*entropy, name).await.ok()?;
+        let (shutdown, stopping) = watch::channel(false);
+        let core = Core::build(
+            &backends,
+            &identity,
+            clock,
+            entropy,
+            Placement::default(),
+            Duration::from_secs(5),
+            SyncOptions::default(),
+            stopping,
+            planted,
+        )
+        .await
+        .ok()?;
+        let background = actix_rt::spawn(core.run());
+        core.recover().await.ok()?;
+        Some(Self { core, alive, background, _shutdown: shutdown })
+    }
+
+    /// Ends the node between two of its steps.
+    pub(crate) fn crash(&self) {
+        self.alive.store(false, Ordering::Release);
+        self.background.abort();
+    }
+}
