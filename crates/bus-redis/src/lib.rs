@@ -1,0 +1,1 @@
+//! Implements the bus on Redis.

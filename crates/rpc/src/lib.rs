@@ -1,0 +1,1 @@
+//! Carries the messages of `wire` over gRPC.

@@ -1,0 +1,1 @@
+//! Implements the store on CQL: ScyllaDB, or Apache Cassandra with lightweight transactions.
