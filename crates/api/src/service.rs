@@ -7,7 +7,7 @@ use cofactor_history::History;
 use cofactor_http::{ApiError, LimitClass, RateLimiter, RequestContext, Service, Session};
 use cofactor_media::Media;
 use cofactor_rooms::RoomsHandle;
-use cofactor_sync::SyncService;
+use cofactor_sync::Syncs;
 use cofactor_types::{Clock, Entropy, Fault};
 use cofactor_users::{UsersHandle, token_hash};
 use cofactor_wire::{
@@ -46,7 +46,7 @@ pub struct ApiParts {
     /// History.
     pub history: History,
     /// `/sync`.
-    pub sync: SyncService,
+    pub sync: Syncs,
     /// Media.
     pub media: Media,
     /// Facts shared for a short while.

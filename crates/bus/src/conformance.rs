@@ -28,7 +28,13 @@ fn record(seq: u64) -> Record {
 }
 
 fn heartbeat(closed: u64) -> Heartbeat {
-    Heartbeat { node: NodeId(1), closed: Position(closed), shards: vec![(ShardId(1), Epoch(1), closed)] }
+    Heartbeat {
+        node: NodeId(1),
+        closed: Position(closed),
+        version: 1,
+        full: true,
+        shards: vec![(ShardId(1), Epoch(1), closed)],
+    }
 }
 
 async fn next(subscription: &mut Box<dyn Subscription>) -> Delivery {
@@ -104,6 +110,10 @@ mod tests {
     impl Clock for Hand {
         fn now_us(&self) -> u64 {
             self.0.load(Ordering::Relaxed)
+        }
+
+        fn steady_us(&self) -> u64 {
+            self.now_us()
         }
     }
 

@@ -33,7 +33,14 @@ pub struct Heartbeat {
     pub node: NodeId,
     /// The closed position of all its shards: it will never again make visible a record at or below it.
     pub closed: Position,
-    /// The last sequence number of each shard that had a record since the last heartbeats, or all of them now and then.
+    /// Rises whenever the set of its shards changes. A subscriber that knows another version has missed something, and
+    /// believes nothing until it hears the full list.
+    #[serde(default)]
+    pub version: u64,
+    /// Whether `shards` is all of its shards: now and then, and whenever the version rises.
+    #[serde(default)]
+    pub full: bool,
+    /// The last sequence number of each shard, of those that had a record since the last heartbeat, or of all.
     pub shards: Vec<(ShardId, Epoch, u64)>,
 }
 

@@ -11,7 +11,7 @@ use actix::{
 };
 use bytes::Bytes;
 use cofactor_store::{Durability, Key, LogKey, Mutation, Scan, StoreError, key, record, tables};
-use cofactor_types::{EntityId, Fault, Position, limits};
+use cofactor_types::{EntityId, ErrorClass, Fault, Position, limits};
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
@@ -303,7 +303,7 @@ impl<E: Entity> EntityActor<E> {
         waiters: Vec<Waiter<E>>,
         ctx: &mut Context<Self>,
     ) {
-        self.env.publisher().publish(&self.id, notices);
+        self.env.publisher().publish(&self.id, writer.epoch(), notices);
         drop(open);
         if let Phase::Ready(ready) = &mut self.phase {
             ready.writer = Some(writer);
@@ -424,8 +424,20 @@ impl<E: Entity> EntityActor<E> {
     /// Goes, if asked to and nothing is under way.
     fn drained(&mut self, ctx: &mut Context<Self>) {
         if !self.drains.is_empty() && self.is_still() {
-            self.phase = Phase::Stopping;
-            self.stop(ctx);
+            self.rest(ctx);
+        }
+    }
+
+    /// Goes in good order: the log is taken off the list of open ones first.
+    fn rest(&mut self, ctx: &mut Context<Self>) {
+        self.slot.close();
+        let phase = std::mem::replace(&mut self.phase, Phase::Stopping);
+        if let Phase::Ready(ready) = phase
+            && let Some(writer) = ready.writer
+        {
+            ctx.spawn(writer.close().into_actor(self).map(|(), _, ctx| ctx.stop()));
+        } else {
+            ctx.stop();
         }
     }
 
@@ -435,7 +447,7 @@ impl<E: Entity> EntityActor<E> {
                 ready.writer.is_some() && ready.batches.is_empty() && ready.fetches == 0 && ready.deliveries == 0
             }
             Phase::Loading(_) => false,
-            Phase::Stopping => true,
+            Phase::Stopping => false,
         }
     }
 
@@ -448,8 +460,7 @@ impl<E: Entity> EntityActor<E> {
         ctx.run_later(self.env.idle(), |actor, ctx| {
             let rests = !std::mem::take(&mut actor.used) && actor.timer.is_none() && actor.is_still();
             if rests && actor.slot.try_retire() {
-                actor.phase = Phase::Stopping;
-                actor.stop(ctx);
+                actor.rest(ctx);
             } else {
                 actor.watch_idleness(ctx);
             }
@@ -505,7 +516,9 @@ async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>, mut fetched: Fetc
 
 /// Opens the log, finds unsent messages, and builds the state.
 async fn activate<E: Entity>(env: Env, config: E::Config, id: EntityId) -> Result<Activated<E>, Fault> {
-    let (writer, last) = Writer::open(env.clone(), id.clone()).await?;
+    let not_owner = || Fault::new(ErrorClass::NotOwner, "M_UNKNOWN", "this node does not own the entity");
+    let epoch = env.ownership().epoch(env.shard(&id)).ok_or_else(not_owner)?;
+    let (writer, last) = Writer::open(env.clone(), id.clone(), epoch).await?;
     let prefix = key![id.kind().as_str(), &id];
     let scan = Scan::new(&tables::OUTBOX, outbox_partition(&env, &id), prefix, limits::MAILBOX_MAX);
     let mut unsent = Vec::new();

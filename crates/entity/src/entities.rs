@@ -12,13 +12,16 @@ use std::{
 use actix::{Actor, Addr};
 use actix_rt::ArbiterHandle;
 use bytes::Bytes;
-use cofactor_types::{EntityId, Fault, limits};
+use cofactor_types::{EntityId, ErrorClass, Fault, ShardId, limits};
+use cofactor_wire::{self as wire, node::Target};
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::{
     Entity, Env,
     actor::{Answer, Drain, EntityActor, Envelope},
+    ownership::Place,
+    route::{Route, not_owner},
 };
 
 /// Set in [`Slot::state`] when the actor takes no more commands.
@@ -90,7 +93,14 @@ struct Live<E: Entity> {
     address: Addr<EntityActor<E>>,
 }
 
-/// The entities of one kind on this node. Cheap to clone.
+/// What became of a command asked on this node.
+enum Asked<E: Entity> {
+    Answered(Result<E::Reply, Fault>),
+    /// The entity is not this node's, or not any more; the command is untouched.
+    NotHere(E::Command),
+}
+
+/// The entities of one kind: those that live on this node, and the way to all others. Cheap to clone.
 pub struct Entities<E: Entity> {
     inner: Arc<Inner<E>>,
 }
@@ -120,17 +130,63 @@ impl<E: Entity> Entities<E> {
         Self { inner: Arc::new(Inner { env, config, placement, live: Mutex::default() }) }
     }
 
-    /// Asks an entity, activating it if need be.
+    /// Asks an entity, wherever it lives, activating it if need be. Where nobody owns it at the moment, or its owner cannot be
+    /// reached and nothing can have happened, it is asked again until it answers or the time is over.
     ///
     /// # Errors
-    /// The entity's own; [`cofactor_types::ErrorClass::Limited`] if too many commands wait for it already;
-    /// [`cofactor_types::ErrorClass::Unknown`] if it died with the command in hand.
-    pub async fn ask(&self, id: &EntityId, mut command: E::Command) -> Result<E::Reply, Fault> {
+    /// The entity's own; [`ErrorClass::Limited`] if too many commands wait for it already; [`ErrorClass::Unknown`] if it died
+    /// with the command in hand; [`ErrorClass::Unavailable`] if nobody could be asked.
+    pub async fn ask(&self, id: &EntityId, command: E::Command) -> Result<E::Reply, Fault> {
+        let env = &self.inner.env;
+        let shard = env.shard(id);
+        let mut command = match self.ask_here(id, command).await {
+            Asked::Answered(reply) => return reply,
+            Asked::NotHere(command) => command,
+        };
+        let mut route = Route::new(env, shard);
+        loop {
+            match env.ownership().place(shard) {
+                Place::Here => match self.ask_here(id, command).await {
+                    Asked::Answered(reply) => return reply,
+                    Asked::NotHere(returned) => command = returned,
+                },
+                Place::At(address) => {
+                    let frame = wire::encode(&command)?;
+                    match route.call(&address, Target::Entity(id.clone()), frame).await {
+                        Err(fault) if matches!(fault.class, ErrorClass::NotOwner | ErrorClass::Unavailable) => {}
+                        outcome => return wire::decode(&outcome?),
+                    }
+                }
+                Place::Nowhere => {}
+            }
+            route.again().await?;
+        }
+    }
+
+    /// Answers a call from another node, about an entity that should live here.
+    ///
+    /// # Errors
+    /// [`ErrorClass::NotOwner`] if it does not; else as [`Self::ask`].
+    pub async fn serve(&self, id: &EntityId, frame: &[u8]) -> Result<Bytes, Fault> {
+        match self.ask_here(id, wire::decode(frame)?).await {
+            Asked::Answered(reply) => wire::encode(&reply?),
+            Asked::NotHere(_) => Err(not_owner()),
+        }
+    }
+
+    async fn ask_here(&self, id: &EntityId, mut command: E::Command) -> Asked<E> {
+        let env = &self.inner.env;
+        let shard = env.shard(id);
         for _ in 0..TRIES_MAX {
+            if env.ownership().epoch(shard).is_none() {
+                return Asked::NotHere(command);
+            }
             let (slot, address) = self.live(id);
             match slot.enter() {
                 Entry::Entered => {}
-                Entry::Full => return Err(Fault::limited("too many requests wait for this room or user", 1_000)),
+                Entry::Full => {
+                    return Asked::Answered(Err(Fault::limited("too many requests wait for this room or user", 1_000)));
+                }
                 Entry::Closed => {
                     tokio::task::yield_now().await;
                     continue;
@@ -139,12 +195,14 @@ impl<E: Entity> Entities<E> {
             let (sender, receiver) = oneshot::channel();
             address.do_send(Envelope::new(command, sender, slot));
             match receiver.await {
-                Ok(Answer::Reply(reply)) => return reply,
+                Ok(Answer::Reply(reply)) => return Asked::Answered(reply),
                 Ok(Answer::Returned(returned)) => command = returned,
-                Err(_) => return Err(Fault::unknown("the request was lost on its way; try again")),
+                Err(_) => {
+                    return Asked::Answered(Err(Fault::unknown("the request was lost on its way; try again")));
+                }
             }
         }
-        Err(Fault::unavailable("the entity keeps going away; try again"))
+        Asked::Answered(Err(Fault::unavailable("the entity keeps going away; try again")))
     }
 
     /// Gives an entity another entity's message.
@@ -170,9 +228,17 @@ impl<E: Entity> Entities<E> {
         self.len() == 0
     }
 
-    /// Lets every actor finish what is under way, and stops it.
-    pub async fn drain(&self) {
-        let addresses: Vec<_> = self.lock().drain().map(|(_, live)| live.address).collect();
+    /// Lets every actor of a shard finish what is under way, and stops it.
+    pub async fn drain(&self, shard: ShardId) {
+        let mut addresses = Vec::new();
+        let shard_count = self.inner.env.shard_count();
+        self.lock().retain(|id, live| {
+            let stays = id.shard(shard_count) != shard;
+            if !stays {
+                addresses.push(live.address.clone());
+            }
+            stays
+        });
         let drains = addresses.into_iter().map(|address| async move {
             let (sender, receiver) = oneshot::channel();
             address.do_send(Drain(sender));

@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_bus::Bus;
 use cofactor_store::{LogReader, Store};
-use cofactor_types::{Clock, EntityId, Entropy, Epoch, Fault, NodeId, ShardId, limits};
+use cofactor_types::{Clock, EntityId, Entropy, Fault, ShardId, limits};
+use cofactor_wire::node::Transport;
 
-use crate::{Positions, publisher::Publisher};
+use crate::{Ownership, Positions, publisher::Publisher};
 
 /// Brings messages to entities, wherever they live.
 #[async_trait]
@@ -48,12 +49,10 @@ pub struct EnvParts {
     pub entropy: Arc<dyn Entropy>,
     /// The node's positions.
     pub positions: Arc<Positions>,
-    /// This node.
-    pub node: NodeId,
-    /// The epoch of its lease.
-    pub epoch: Epoch,
-    /// Shards of the cluster.
-    pub shard_count: u32,
+    /// The node's shards, and its view of the others.
+    pub ownership: Arc<Ownership>,
+    /// The way to other nodes; `None` for a node that is alone.
+    pub transport: Option<Arc<dyn Transport>>,
     /// How long an entity stays in memory without being asked anything.
     pub idle: Duration,
     /// For tests only.
@@ -75,14 +74,14 @@ struct Inner {
 
 impl std::fmt::Debug for Env {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Env").field("node", &self.inner.parts.node).finish_non_exhaustive()
+        f.debug_struct("Env").field("node", &self.inner.parts.ownership.node()).finish_non_exhaustive()
     }
 }
 
 impl Env {
     /// An environment whose messages go nowhere until [`Self::connect`].
     pub fn new(parts: EnvParts) -> Self {
-        let publisher = Publisher::new(Arc::clone(&parts.bus), parts.node, parts.epoch, parts.shard_count);
+        let publisher = Publisher::new(Arc::clone(&parts.bus), Arc::clone(&parts.ownership));
         let reader = LogReader::new(Arc::clone(&parts.store));
         Self { inner: Arc::new(Inner { parts, reader, publisher, deliver: OnceLock::new() }) }
     }
@@ -122,19 +121,24 @@ impl Env {
         &self.inner.parts.positions
     }
 
-    /// The epoch of the node's appends.
-    pub fn epoch(&self) -> Epoch {
-        self.inner.parts.epoch
+    /// The node's shards, and its view of the others.
+    pub fn ownership(&self) -> &Arc<Ownership> {
+        &self.inner.parts.ownership
+    }
+
+    /// The way to other nodes.
+    pub fn transport(&self) -> Option<&Arc<dyn Transport>> {
+        self.inner.parts.transport.as_ref()
     }
 
     /// The shard of `entity`.
     pub fn shard(&self, entity: &EntityId) -> ShardId {
-        entity.shard(self.inner.parts.shard_count)
+        entity.shard(self.shard_count())
     }
 
     /// Shards of the cluster.
     pub fn shard_count(&self) -> u32 {
-        self.inner.parts.shard_count
+        self.ownership().shard_count()
     }
 
     /// Says on the bus how far this node is, for as long as the future is polled.

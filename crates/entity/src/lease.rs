@@ -1,84 +1,60 @@
-//! Leases: who may append, from which position, until when.
+//! The lease of a node: until when, and up to which position, it may act.
+//!
+//! One row a node, set by compare-and-set. The node moves its end on; another node that has not seen it move for a whole
+//! length may end it, after which it cannot be moved any more. What the node owned then passes to others, who begin above
+//! the end that the row records.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use cofactor_store::{CasOutcome, Key, Store, StoreError, key, record, tables};
-use cofactor_types::{Clock, Epoch, NodeId, Position};
+use cofactor_types::{Clock, NodeId, Position};
 use serde::{Deserialize, Serialize};
 
-/// How far ahead a lease reaches, in microseconds. It is renewed at a third of it. A node that restarts after a crash
-/// does not wait for it: it starts above the end that the row records.
-const LENGTH_US: u64 = 60_000_000;
-
+/// A row of the `leases` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct LeaseRow {
-    epoch: Epoch,
-    node: NodeId,
-    /// No position above this was used or promised.
-    end: Position,
+pub struct LeaseRow {
+    /// Whether the node still acts.
+    pub alive: bool,
+    /// No position above this was used or promised by it.
+    pub end: Position,
 }
 
-/// Why a lease is not ours.
+/// Why a lease cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Another node has taken the shards.
-    #[error("another node has taken the lease (epoch {0})")]
-    Lost(Epoch),
+    /// Another node has ended it: nothing more may be written.
+    #[error("another node took this one for dead and ended its lease")]
+    Ended,
 }
 
-/// The right to append to the logs of a group of shards.
+/// This node's lease.
 #[derive(Debug)]
 pub struct Lease {
     store: Arc<dyn Store>,
-    name: String,
+    node: NodeId,
+    length_us: u64,
     row: LeaseRow,
-    start: Position,
 }
 
 impl Lease {
-    /// Takes the lease called `name`, whoever held it: the epoch rises, and positions start above all that the row allows
-    /// the holder before. Taking what another *live* node holds is for the membership protocol to prevent.
+    /// A lease for a new node.
     ///
     /// # Errors
-    /// [`LeaseError::Store`] if the store fails, [`LeaseError::Lost`] if others keep taking it first.
+    /// If the store fails.
     pub async fn take(
         store: Arc<dyn Store>,
         clock: &dyn Clock,
-        name: impl Into<String>,
         node: NodeId,
+        length: Duration,
     ) -> Result<Self, LeaseError> {
-        const TRIES_MAX: usize = 16;
-        let name = name.into();
-        let partition = key![name.as_str()];
-        let mut last_seen = Epoch(0);
-        for _ in 0..TRIES_MAX {
-            let found = store.get(&tables::LEASES, &partition, &Key::EMPTY).await?;
-            let before = found.as_deref().map(record::decode::<LeaseRow>).transpose()?;
-            let (epoch, start) = before.map_or((Epoch(0), Position::ZERO), |row| (row.epoch, row.end));
-            last_seen = epoch;
-            let row = LeaseRow { epoch: Epoch(epoch.0 + 1), node, end: end_after(clock, start) };
-            let new = record::encode(&row)?;
-            match store.compare_and_set(&tables::LEASES, &partition, &Key::EMPTY, found, Some(new)).await {
-                Ok(CasOutcome::Applied) => return Ok(Self { store, name, row, start }),
-                // After an unknown outcome the next round reads what stands; an epoch may be skipped, which harms nobody.
-                Ok(CasOutcome::Found(_)) | Err(StoreError::Unknown(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(LeaseError::Lost(last_seen))
-    }
-
-    /// The epoch of our appends.
-    pub fn epoch(&self) -> Epoch {
-        self.row.epoch
-    }
-
-    /// Positions start above this.
-    pub fn start(&self) -> Position {
-        self.start
+        let length_us = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        let row = LeaseRow { alive: true, end: Position(clock.now_us().saturating_add(length_us)) };
+        let mut lease = Self { store, node, length_us, row: row.clone() };
+        lease.set(None, row).await?;
+        Ok(lease)
     }
 
     /// Positions end here until the lease is renewed.
@@ -86,60 +62,83 @@ impl Lease {
         self.row.end
     }
 
-    /// How often to renew, in microseconds.
-    pub fn renewal_us() -> u64 {
-        LENGTH_US / 3
+    /// How long it lasts, in microseconds.
+    pub fn length_us(&self) -> u64 {
+        self.length_us
     }
 
-    /// Moves the end on; returns the new one.
+    /// Moves the end on, beyond now and beyond `last`; returns the new one.
     ///
     /// # Errors
-    /// [`LeaseError::Lost`] if another node has taken it: nothing more may be written.
-    pub async fn renew(&mut self, clock: &dyn Clock) -> Result<Position, LeaseError> {
-        let end = end_after(clock, self.row.end.previous());
-        self.set_end(end).await?;
+    /// [`LeaseError::Ended`]: nothing more may be written.
+    pub async fn renew(&mut self, clock: &dyn Clock, last: Position) -> Result<Position, LeaseError> {
+        let end = Position(clock.now_us().max(last.0).saturating_add(self.length_us)).max(self.row.end);
+        let expected = self.row.clone();
+        self.set(Some(expected), LeaseRow { alive: true, end }).await?;
         Ok(end)
     }
 
-    /// Hands the shards back: a successor may start right above `last`.
+    /// Ends it: successors may begin right above `last`.
     ///
     /// # Errors
-    /// As [`Self::renew`].
-    pub async fn release(&mut self, last: Position) -> Result<(), LeaseError> {
-        self.set_end(last).await
+    /// If the store fails; it then ends by itself.
+    pub async fn end_at(&mut self, last: Position) -> Result<(), LeaseError> {
+        let expected = self.row.clone();
+        self.set(Some(expected), LeaseRow { alive: false, end: last }).await
     }
 
-    async fn set_end(&mut self, end: Position) -> Result<(), LeaseError> {
-        let row = LeaseRow { end, ..self.row.clone() };
-        let (expected, new) = (record::encode(&self.row)?, record::encode(&row)?);
-        let partition = key![self.name.as_str()];
-        let outcome = self
-            .store
-            .compare_and_set(&tables::LEASES, &partition, &Key::EMPTY, Some(expected), Some(new.clone()))
-            .await;
+    /// The lease of any node.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn read(store: &dyn Store, node: NodeId) -> Result<Option<LeaseRow>, StoreError> {
+        let found = store.get(&tables::LEASES, &key![node.0], &Key::EMPTY).await?;
+        found.as_deref().map(record::decode).transpose()
+    }
+
+    /// Ends the lease of another node, if it still stands as `seen`. `None`: it has moved, so the node lives.
+    ///
+    /// # Errors
+    /// If the store fails or says nothing; then nobody knows, and it is asked again later.
+    pub async fn bury(store: &dyn Store, node: NodeId, seen: &LeaseRow) -> Result<Option<LeaseRow>, StoreError> {
+        let dead = LeaseRow { alive: false, end: seen.end };
+        let (expected, new) = (record::encode(seen)?, record::encode(&dead)?);
+        match store.compare_and_set(&tables::LEASES, &key![node.0], &Key::EMPTY, Some(expected), Some(new)).await? {
+            CasOutcome::Applied => Ok(Some(dead)),
+            CasOutcome::Found(found) => {
+                let found = found.as_deref().map(record::decode::<LeaseRow>).transpose()?;
+                Ok(found.filter(|row| !row.alive))
+            }
+        }
+    }
+
+    async fn set(&mut self, expected: Option<LeaseRow>, row: LeaseRow) -> Result<(), LeaseError> {
+        let before = expected.as_ref().map(record::encode).transpose()?;
+        let new = record::encode(&row)?;
+        let partition = key![self.node.0];
+        let outcome =
+            self.store.compare_and_set(&tables::LEASES, &partition, &Key::EMPTY, before, Some(new.clone())).await;
         let found = match outcome {
-            Ok(CasOutcome::Applied) => Some(new.clone()),
+            Ok(CasOutcome::Applied) => Some(new),
             Ok(CasOutcome::Found(found)) => found,
             Err(StoreError::Unknown(_)) => self.store.get(&tables::LEASES, &partition, &Key::EMPTY).await?,
             Err(error) => return Err(error.into()),
         };
-        let found = found.as_deref().map(record::decode::<LeaseRow>).transpose()?;
-        match found {
+        match found.as_deref().map(record::decode::<LeaseRow>).transpose()? {
             Some(found) if found == row => {
                 self.row = row;
                 Ok(())
             }
-            // The write is still on its way or lost; the old end is what we may rely on.
-            Some(found) if found == self.row => Err(StoreError::Unavailable("the lease was not renewed".into()).into()),
-            Some(found) => Err(LeaseError::Lost(found.epoch)),
-            None => Err(LeaseError::Lost(Epoch(0))),
+            // The write was lost, or is still on its way; either way the end that stands is the one we may rely on.
+            found if found == expected => Err(StoreError::Unavailable("the lease could not be renewed".into()).into()),
+            // An earlier renewal of ours, whose outcome was unknown, has arrived since.
+            Some(found) if found.alive => {
+                self.row = found;
+                Err(StoreError::Unavailable("the lease was renewed by an earlier try".into()).into())
+            }
+            _ => Err(LeaseError::Ended),
         }
     }
-}
-
-/// A new end: ahead of the clock, and above `floor`, which a clock that stepped back may be below.
-fn end_after(clock: &dyn Clock, floor: Position) -> Position {
-    Position(clock.now_us().max(floor.0).saturating_add(LENGTH_US))
 }
 
 #[cfg(test)]
@@ -150,33 +149,37 @@ mod tests {
     use super::*;
 
     async fn take(store: &ModelStore, node: u64) -> Lease {
-        Lease::take(Arc::new(store.clone()), &SystemClock, "all", NodeId(node)).await.unwrap()
+        let length = Duration::from_secs(6);
+        Lease::take(Arc::new(store.clone()), &SystemClock, NodeId(node), length).await.unwrap()
     }
 
     #[tokio::test]
-    async fn a_successor_starts_above_the_end_that_the_row_records() {
+    async fn a_lease_moves_on_and_ends_where_its_node_says() {
         let store = ModelStore::new(1, true);
-        let first = take(&store, 1).await;
-        let second = take(&store, 2).await;
-        assert_eq!((first.epoch(), second.epoch()), (Epoch(1), Epoch(2)));
-        assert_eq!(second.start(), first.end());
-        assert!(second.end() > second.start());
+        let mut lease = take(&store, 1).await;
+        let before = lease.end();
+        let far = Position(before.0 + 10_000_000);
+        assert!(lease.renew(&SystemClock, far).await.unwrap() > far, "positions may run ahead of the clock");
+        lease.end_at(Position(5)).await.unwrap();
+        let row = Lease::read(&store, NodeId(1)).await.unwrap();
+        assert_eq!(row, Some(LeaseRow { alive: false, end: Position(5) }));
     }
 
     #[tokio::test]
-    async fn after_a_release_the_successor_starts_at_the_released_position() {
+    async fn a_buried_lease_cannot_be_renewed() {
         let store = ModelStore::new(1, true);
-        let mut first = take(&store, 1).await;
-        let last = Position(first.start().0 + 7);
-        first.release(last).await.unwrap();
-        assert_eq!(take(&store, 2).await.start(), last);
+        let mut lease = take(&store, 1).await;
+        let seen = Lease::read(&store, NodeId(1)).await.unwrap().unwrap();
+        assert!(Lease::bury(&store, NodeId(1), &seen).await.unwrap().is_some());
+        assert_eq!(lease.renew(&SystemClock, Position::ZERO).await, Err(LeaseError::Ended));
     }
 
     #[tokio::test]
-    async fn a_lease_taken_by_another_cannot_be_renewed() {
+    async fn a_lease_that_moved_cannot_be_buried() {
         let store = ModelStore::new(1, true);
-        let mut first = take(&store, 1).await;
-        let _second = take(&store, 2).await;
-        assert_eq!(first.renew(&SystemClock).await, Err(LeaseError::Lost(Epoch(2))));
+        let mut lease = take(&store, 1).await;
+        let seen = Lease::read(&store, NodeId(1)).await.unwrap().unwrap();
+        lease.renew(&SystemClock, Position(seen.end.0 + 1)).await.unwrap();
+        assert_eq!(Lease::bury(&store, NodeId(1), &seen).await, Ok(None));
     }
 }

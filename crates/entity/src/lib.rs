@@ -14,30 +14,37 @@ mod actor;
 mod change;
 mod entities;
 mod env;
+mod keeper;
 mod lease;
 mod log;
+mod ownership;
 mod positions;
 mod publisher;
+mod route;
+mod takeover;
 
 pub use self::{
     change::{Cx, Decision, Read},
     entities::{Entities, Placement},
     env::{Deliver, Env, EnvParts, Planted},
+    keeper::{Keeper, KeeperOptions, ShardHost},
     lease::{Lease, LeaseError},
+    ownership::Ownership,
     positions::{OpenPosition, Positions},
 };
 
 use cofactor_types::{EntityId, EntityKind, Fault, Position};
 use futures::future::LocalBoxFuture;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// A kind of entity: a state machine over a log.
 pub trait Entity: Sized + 'static {
     /// The kind; it picks the log table.
     const KIND: EntityKind;
     /// What it can be asked.
-    type Command: Send + Unpin + 'static;
+    type Command: Serialize + DeserializeOwned + Send + Sync + Unpin + 'static;
     /// What it answers.
-    type Reply: Send + Unpin + 'static;
+    type Reply: Serialize + DeserializeOwned + Send + Unpin + 'static;
     /// What it needs from its node: keys, options.
     type Config: Clone + Send + Sync + Unpin + 'static;
 

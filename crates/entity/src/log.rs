@@ -6,10 +6,10 @@ use bytes::Bytes;
 use cofactor_store::{
     Append, Direction, Durability, Fence, Key, LogKey, Mutation, RangeRead, Scan, StoreError, key, record, tables,
 };
-use cofactor_types::{EntityId, Position};
+use cofactor_types::{EntityId, Epoch, Position};
 use serde::{Deserialize, Serialize};
 
-use crate::{Env, Planted};
+use crate::{Env, Planted, takeover};
 
 /// The class of the rows that keep effects until they are applied, on stores that do not span partitions.
 const REDO: u64 = 0;
@@ -55,6 +55,9 @@ pub(crate) struct Message {
 pub(crate) struct Writer {
     env: Env,
     id: EntityId,
+    epoch: Epoch,
+    /// Set while the log is listed among the open ones: where it stands there.
+    listed: Option<Key>,
     bucket: u64,
     fence: Option<Fence>,
     rows: u64,
@@ -71,7 +74,7 @@ pub(crate) struct Group {
 
 impl Writer {
     /// Finds the end of the log, finishes what a dead writer left undone, and returns the last position.
-    pub(crate) async fn open(env: Env, id: EntityId) -> Result<(Self, Position), StoreError> {
+    pub(crate) async fn open(env: Env, id: EntityId, epoch: Epoch) -> Result<(Self, Position), StoreError> {
         let store = env.store();
         let partition = key![id.kind().as_str(), &id];
         let starts = store.scan(Scan::new(&tables::LOG_BUCKETS, partition, Key::EMPTY, usize::MAX)).await?;
@@ -92,7 +95,7 @@ impl Writer {
             fence = Some(before);
             seal = true;
         }
-        let mut writer = Self { env, id, bucket, fence, rows: 0, bytes: 0 };
+        let mut writer = Self { env, id, epoch, listed: None, bucket, fence, rows: 0, bytes: 0 };
         if seal {
             writer.seal().await?;
         }
@@ -102,12 +105,60 @@ impl Writer {
         Ok((writer, last.unwrap_or_default()))
     }
 
+    /// Makes sure that no earlier owner can append any more, and finishes what one left undone.
+    pub(crate) async fn take_over(env: Env, id: EntityId, epoch: Epoch) -> Result<(), StoreError> {
+        let (mut writer, last) = Self::open(env, id, epoch).await?;
+        if writer.fence.is_none_or(|fence| fence.epoch < epoch) {
+            // Also where nothing was written yet: only a log with a fence can refuse what is still on its way.
+            writer.append_rows(last, Vec::new(), Vec::new(), false).await?;
+            writer.redo().await?;
+        }
+        Ok(())
+    }
+
+    /// The epoch of this writer's appends.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Lists the log among those that a successor must fence, then makes sure that there is no successor yet. Once for the
+    /// life of a writer, before its first append.
+    async fn list_open(&mut self) -> Result<(), StoreError> {
+        let shard = self.env.shard(&self.id);
+        let activation = self.env.entropy().u128() as u64 >> 1;
+        let clustering = key![self.id.kind().as_str(), &self.id, activation];
+        let row = Mutation {
+            table: &tables::OPEN_LOGS,
+            partition: key![u64::from(shard.0)],
+            clustering: clustering.clone(),
+            value: Some(Bytes::new()),
+        };
+        self.repeat_write(vec![row], Durability::Synced).await?;
+        if !takeover::still_ours(&self.env, shard, self.epoch).await? {
+            return Err(StoreError::Fenced(None));
+        }
+        self.listed = Some(clustering);
+        Ok(())
+    }
+
+    /// Takes the log off the list of open ones. Nothing may be under way.
+    pub(crate) async fn close(self) {
+        let Some(clustering) = self.listed.clone() else { return };
+        let partition = key![u64::from(self.env.shard(&self.id).0)];
+        let row = Mutation { table: &tables::OPEN_LOGS, partition, clustering, value: None };
+        // What stays on the list is fenced once more than needed.
+        let _ = self.env.store().write(vec![row], Durability::Deferred).await;
+    }
+
     /// Appends a group. When this returns, it is durable and its effects can be read.
     pub(crate) async fn append(&mut self, mut group: Group) -> Result<(), StoreError> {
+        let spans = self.env.store().spans_partitions();
+        if !spans && self.listed.is_none() {
+            self.list_open().await?;
+        }
         if self.rows >= BUCKET_ROWS_MAX || self.bytes >= BUCKET_BYTES_MAX {
             self.roll(group.last).await?;
         }
-        let spans = self.env.store().spans_partitions();
         let mut effects = std::mem::take(&mut group.effects);
         let deferred = self.split_old_rows(&mut group);
         effects.extend(deferred);
@@ -178,7 +229,7 @@ impl Writer {
         also: Vec<Mutation>,
         sealed: bool,
     ) -> Result<(), StoreError> {
-        let fence = Fence { epoch: self.env.epoch(), last, batch: self.env.entropy().u128(), sealed };
+        let fence = Fence { epoch: self.epoch, last, batch: self.env.entropy().u128(), sealed };
         let append = Append {
             table: LogKey::table(self.id.kind()),
             partition: LogKey::partition(&self.id, self.bucket),
@@ -234,15 +285,18 @@ impl Writer {
     }
 
     /// Applies effects and notes how far they are, on stores that could not apply them with the append.
+    ///
+    /// Each effect counts as of its position, whenever it is written: one of an earlier owner that arrives late changes
+    /// nothing that was written since.
     async fn apply(&self, effects: Vec<Mutation>, upto: Position) -> Result<(), StoreError> {
-        self.repeat_write(effects, Durability::Synced).await?;
+        self.repeat(|| self.env.store().write_at(effects.clone(), upto)).await?;
         let checkpoint = Mutation {
             table: &tables::CHECKPOINTS,
             partition: key![self.id.kind().as_str(), &self.id],
             clustering: Key::EMPTY,
             value: Some(record::encode(&upto.0)?),
         };
-        self.repeat_write(vec![checkpoint], Durability::Deferred).await
+        self.repeat(|| self.env.store().write_at(vec![checkpoint.clone()], upto)).await
     }
 
     /// Applies again the effects of every append after the checkpoint.
@@ -266,11 +320,18 @@ impl Writer {
         }
     }
 
-    /// Plain writes are idempotent, so they are repeated until they are there or the store is given up.
     async fn repeat_write(&self, batch: Vec<Mutation>, durability: Durability) -> Result<(), StoreError> {
+        self.repeat(|| self.env.store().write(batch.clone(), durability)).await
+    }
+
+    /// Plain writes are idempotent, so they are repeated until they are there or the store is given up.
+    async fn repeat<F: Future<Output = Result<(), StoreError>>>(
+        &self,
+        write: impl Fn() -> F,
+    ) -> Result<(), StoreError> {
         let mut tries = 1;
         loop {
-            match self.env.store().write(batch.clone(), durability).await {
+            match write().await {
                 Err(StoreError::Unknown(_) | StoreError::Unavailable(_)) if tries < TRIES_MAX => {
                     tokio::time::sleep(Duration::from_millis(20 << tries)).await;
                     tries += 1;

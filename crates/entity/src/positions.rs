@@ -59,6 +59,12 @@ impl Positions {
         state.end = state.end.max(end.0);
     }
 
+    /// Positions go on above `floor`, whatever the clock says.
+    pub(crate) fn raise(&self, floor: Position) {
+        let mut state = self.lock();
+        state.last = state.last.max(floor.0);
+    }
+
     /// The next position.
     ///
     /// # Errors
@@ -111,6 +117,10 @@ mod tests {
     impl Clock for Hand {
         fn now_us(&self) -> u64 {
             self.0.load(Ordering::Relaxed)
+        }
+
+        fn steady_us(&self) -> u64 {
+            self.now_us()
         }
     }
 

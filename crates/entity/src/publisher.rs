@@ -1,15 +1,15 @@
 //! What a node says on the bus, in order.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use cofactor_bus::{Bus, Heartbeat, Record};
-use cofactor_types::{EntityId, Epoch, NodeId, Position};
+use cofactor_types::{EntityId, Epoch, Position, ShardId};
 
-use crate::Positions;
+use crate::{Ownership, Positions};
 
 /// A record that a commit makes public.
 #[derive(Clone, Debug)]
@@ -23,37 +23,77 @@ pub(crate) struct Notice {
 #[derive(Debug)]
 pub(crate) struct Publisher {
     bus: Arc<dyn Bus>,
-    node: NodeId,
-    epoch: Epoch,
-    shard_count: u32,
-    /// Last sequence number by shard. The lock is held while speaking, so that numbers go out in order.
-    sequences: Mutex<BTreeMap<cofactor_types::ShardId, u64>>,
+    ownership: Arc<Ownership>,
+    /// The lock is held while speaking, so that numbers go out in order.
+    said: Mutex<Said>,
 }
 
+#[derive(Debug, Default)]
+struct Said {
+    /// Last sequence number by shard, in the epoch in which it was said.
+    sequences: BTreeMap<ShardId, (Epoch, u64)>,
+    /// Shards with a record since the last heartbeat.
+    changed: BTreeSet<ShardId>,
+    /// The version of the list of shards in the last full heartbeat, and how many heartbeats ago that was.
+    version: u64,
+    since_full: u32,
+}
+
+/// Every so many heartbeats all shards are listed, for those who have just begun to listen.
+const FULL_EVERY: u32 = 10;
+
 impl Publisher {
-    pub(crate) fn new(bus: Arc<dyn Bus>, node: NodeId, epoch: Epoch, shard_count: u32) -> Self {
-        Self { bus, node, epoch, shard_count, sequences: Mutex::default() }
+    pub(crate) fn new(bus: Arc<dyn Bus>, ownership: Arc<Ownership>) -> Self {
+        Self { bus, ownership, said: Mutex::default() }
     }
 
-    pub(crate) fn publish(&self, entity: &EntityId, notices: Vec<Notice>) {
+    /// Says what a commit in `epoch` made public.
+    pub(crate) fn publish(&self, entity: &EntityId, epoch: Epoch, notices: Vec<Notice>) {
         if notices.is_empty() {
             return;
         }
-        let shard = entity.shard(self.shard_count);
-        let mut sequences = self.sequences.lock().unwrap_or_else(PoisonError::into_inner);
-        let seq = sequences.entry(shard).or_default();
-        for Notice { class, position, payload } in notices {
-            *seq += 1;
-            let entity = entity.clone();
-            self.bus.publish(Record { shard, epoch: self.epoch, seq: *seq, entity, position, class, payload });
+        let shard = entity.shard(self.ownership.shard_count());
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = said.sequences.entry(shard).or_insert((epoch, 0));
+        if last.0 < epoch {
+            *last = (epoch, 0);
         }
+        // What was committed in an epoch that is over belongs to no sequence any more; its successor has had it read.
+        if last.0 > epoch {
+            return;
+        }
+        for Notice { class, position, payload } in notices {
+            last.1 += 1;
+            let (entity, seq) = (entity.clone(), last.1);
+            self.bus.publish(Record { shard, epoch, seq, entity, position, class, payload });
+        }
+        said.changed.insert(shard);
     }
 
     pub(crate) fn heartbeat(&self, positions: &Positions) {
-        let sequences = self.sequences.lock().unwrap_or_else(PoisonError::into_inner);
-        // Closed first: what is published after it is above it, what was published before it has been said.
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        // The closed position first: a shard that is released meanwhile is then not in the list, and one that is taken
+        // meanwhile begins above it. What is published after it is above it, what was published before it has been said.
         let closed = positions.close();
-        let shards = sequences.iter().map(|(shard, seq)| (*shard, self.epoch, *seq)).collect();
-        self.bus.heartbeat(Heartbeat { node: self.node, closed, shards });
+        let version = self.ownership.version();
+        said.since_full += 1;
+        let full = version != said.version || said.since_full >= FULL_EVERY;
+        let (version, shards) = if full {
+            let (version, owned) = self.ownership.owned();
+            let of = |(shard, epoch): (ShardId, Epoch)| {
+                let last = said.sequences.get(&shard).filter(|(said, _)| *said == epoch);
+                (shard, epoch, last.map_or(0, |(_, seq)| *seq))
+            };
+            (version, owned.into_iter().map(of).collect())
+        } else {
+            let of = |shard: &ShardId| said.sequences.get(shard).map(|(epoch, seq)| (*shard, *epoch, *seq));
+            (version, said.changed.iter().filter_map(of).collect())
+        };
+        if full {
+            said.since_full = 0;
+            said.version = version;
+        }
+        said.changed.clear();
+        self.bus.heartbeat(Heartbeat { node: self.ownership.node(), closed, version, full, shards });
     }
 }

@@ -11,7 +11,11 @@ use cofactor_wire::user_command::UserCommand;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::watch;
 
-use crate::{Config, Core, Identity, StartError, backends};
+use crate::{
+    BuildError, Config, Core, CoreParts, Identity, StartError,
+    backends::{self, Backends},
+    lifecycle::keeper_options,
+};
 
 /// Something to do with an account.
 #[derive(Clone, Debug)]
@@ -52,18 +56,38 @@ pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<O
     let backends = backends::open(config, Arc::clone(&clock))?;
     let identity = Identity::establish(&backends.store, &*entropy, server_name).await?;
     let (_shutdown, stopping) = watch::channel(false);
-    let idle = Duration::from_secs(config.limits.idle_s);
-    let sync = SyncOptions::default();
-    let mut core =
-        Core::build(&backends, &identity, clock, entropy, Placement::default(), idle, sync, stopping, Planted::Nothing)
-            .await?;
+    let parts = quiet_parts(config, &backends, &identity, stopping)?;
+    let (core, mut keeper) = Core::build(parts).await?;
+    keeper.beat().await.map_err(BuildError::from)?;
     let outcome = carry_out(&core.users, &user_id, task).await;
-    if let Err(error) = core.stop().await {
+    if let Err(error) = keeper.leave().await {
         tracing::warn!(%error, "the shards were not handed back");
     }
     backends.store.close().await.map_err(cofactor_types::Fault::from)?;
     outcome?;
     Ok(user_id)
+}
+
+/// The parts of a node that does one thing and ends.
+fn quiet_parts(
+    config: &Config,
+    backends: &Backends,
+    identity: &Identity,
+    shutdown: watch::Receiver<bool>,
+) -> Result<CoreParts, StartError> {
+    Ok(CoreParts {
+        backends: backends.clone(),
+        identity: identity.clone(),
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(SystemEntropy),
+        placement: Placement::default(),
+        idle: Duration::from_secs(config.limits.idle_s),
+        sync: SyncOptions::default(),
+        shutdown,
+        keeper: keeper_options(config, &*backends.store)?,
+        transport: None,
+        planted: Planted::Nothing,
+    })
 }
 
 async fn carry_out(users: &UsersHandle, user_id: &UserId, task: AccountTask) -> Result<(), cofactor_types::Fault> {
@@ -103,18 +127,7 @@ async fn list(config: &Config) -> Result<Vec<String>, StartError> {
     let backends = backends::open(config, Arc::clone(&clock))?;
     let identity = Identity::establish(&backends.store, &*entropy, config.name()?).await?;
     let (_shutdown, stopping) = watch::channel(false);
-    let core = Core::build(
-        &backends,
-        &identity,
-        Arc::clone(&clock),
-        Arc::clone(&entropy),
-        Placement::default(),
-        Duration::from_secs(1),
-        SyncOptions::default(),
-        stopping,
-        Planted::Nothing,
-    )
-    .await?;
+    let (core, _keeper) = Core::build(quiet_parts(config, &backends, &identity, stopping)?).await?;
     let media = crate::lifecycle::open_media(config, &backends, &clock, &entropy)?;
     let api = cofactor_api::Api::new(cofactor_api::ApiParts {
         server_name: identity.server_name.clone(),

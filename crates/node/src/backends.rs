@@ -7,7 +7,7 @@ use cofactor_store::Store;
 use cofactor_store_embedded::{EmbeddedStore, OpenError};
 use cofactor_types::Clock;
 
-use crate::Config;
+use crate::{Config, StoreBackend};
 
 /// What a node stands on.
 #[derive(Clone, Debug)]
@@ -25,9 +25,8 @@ pub struct Backends {
 /// # Errors
 /// If the data folder cannot be used.
 pub fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Backends, OpenError> {
-    Ok(Backends {
-        store: Arc::new(EmbeddedStore::open(&config.data_dir, &config.store)?),
-        bus: Arc::new(local::LocalBus::default()),
-        shared: Arc::new(local::LocalShared::new(clock)),
-    })
+    let store: Arc<dyn Store> = match config.store.backend {
+        StoreBackend::Embedded => Arc::new(EmbeddedStore::open(&config.data_dir, &config.store.embedded)?),
+    };
+    Ok(Backends { store, bus: Arc::new(local::LocalBus::default()), shared: Arc::new(local::LocalShared::new(clock)) })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cofactor_api::RegistrationOptions;
 use cofactor_http::LimitOptions;
+use cofactor_shard::Role;
 use config::{Environment, File, FileFormat};
 use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
@@ -23,8 +24,10 @@ pub struct Config {
     pub public_url: Option<String>,
     /// Listening.
     pub http: cofactor_http::Options,
-    /// The embedded store.
-    pub store: cofactor_store_embedded::Options,
+    /// Where data is kept.
+    pub store: StoreConfig,
+    /// What other processes there are, and how they reach one another.
+    pub cluster: Cluster,
     /// Who may register.
     pub registration: RegistrationOptions,
     /// Media.
@@ -37,6 +40,53 @@ pub struct Config {
     pub limits: Limits,
     /// Logs, traces, metrics.
     pub telemetry: cofactor_telemetry::Options,
+}
+
+/// Where data is kept.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Which store.
+    pub backend: StoreBackend,
+    /// The embedded store.
+    pub embedded: cofactor_store_embedded::Options,
+}
+
+/// The stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreBackend {
+    /// A folder of this process alone.
+    #[default]
+    Embedded,
+}
+
+/// A node among others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// What this process does.
+    pub roles: Vec<String>,
+    /// The name that stays when the process is restarted; with it come the same shards. Empty: the machine's name.
+    pub name: String,
+    /// Where other processes call this one.
+    pub listen: String,
+    /// Where other processes reach this one, if that is another address than it listens on.
+    pub advertise: Option<String>,
+    /// How long nobody takes the place of a process that does not answer, in seconds.
+    pub lease_s: u64,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            roles: Role::ALL.map(|role| role.as_str().to_owned()).to_vec(),
+            name: String::new(),
+            listen: "127.0.0.1:8009".into(),
+            advertise: None,
+            lease_s: 6,
+        }
+    }
 }
 
 /// `/sync`.
@@ -76,7 +126,8 @@ impl Default for Config {
             data_dir: "cofactor-data".into(),
             public_url: None,
             http: cofactor_http::Options::default(),
-            store: cofactor_store_embedded::Options::default(),
+            store: StoreConfig::default(),
+            cluster: Cluster::default(),
             registration: RegistrationOptions::default(),
             media: cofactor_media::Options::default(),
             rate_limits: LimitOptions::default(),
@@ -98,6 +149,11 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// A role is none.
+    #[error(
+        "the option `cluster.roles` names {0:?}, which is no role; write some of \"frontend\", \"worker\", \"sync\""
+    )]
+    Role(String),
     /// The server name is none.
     #[error("the option `server_name` is not a server name: {0:?}; write a host name such as \"example.org\"")]
     ServerName(String),
@@ -126,7 +182,16 @@ impl Config {
         let config: Self =
             builder.add_source(environment).build().and_then(config::Config::try_deserialize).map_err(invalid)?;
         config.name()?;
+        config.roles()?;
         Ok(config)
+    }
+
+    /// The roles, checked.
+    ///
+    /// # Errors
+    /// [`ConfigError::Role`].
+    pub fn roles(&self) -> Result<Vec<Role>, ConfigError> {
+        self.cluster.roles.iter().map(|word| Role::parse(word).ok_or_else(|| ConfigError::Role(word.clone()))).collect()
     }
 
     /// The server name, checked.

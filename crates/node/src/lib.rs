@@ -14,8 +14,8 @@ mod lifecycle;
 mod system;
 
 pub use self::{
-    config::{Config, ConfigError, EXAMPLE, Limits, Sync},
+    config::{Cluster, Config, ConfigError, EXAMPLE, Limits, StoreBackend, StoreConfig, Sync},
     identity::{Identity, IdentityError},
     lifecycle::{Node, StartError},
-    system::{BuildError, Core},
+    system::{BuildError, Core, CoreParts, NodeServer},
 };

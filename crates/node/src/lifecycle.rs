@@ -10,15 +10,16 @@ use std::{
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use cofactor_api::{Api, ApiParts, Passwords, routes};
-use cofactor_entity::{Placement, Planted};
+use cofactor_entity::{Keeper, KeeperOptions, Placement, Planted};
 use cofactor_http::{BindError, RateLimiter, RunningServer, serve};
 use cofactor_media::Media;
+use cofactor_store::Store;
 use cofactor_store_embedded::OpenError;
 use cofactor_sync::SyncOptions;
 use cofactor_types::{Clock, Entropy, Fault, SystemClock, SystemEntropy};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::{BuildError, Config, ConfigError, Core, Identity, IdentityError, backends, backends::Backends};
+use crate::{BuildError, Config, ConfigError, Core, CoreParts, Identity, IdentityError, backends, backends::Backends};
 
 /// Set while the process takes requests.
 static READY: AtomicBool = AtomicBool::new(false);
@@ -50,7 +51,9 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Node {
     backends: Backends,
-    core: Core,
+    // Held for what hangs on it by weak references.
+    _core: Core,
+    keeper: Keeper,
     server: RunningServer,
     background: JoinHandle<()>,
     threads: Vec<Arbiter>,
@@ -75,24 +78,23 @@ impl Node {
         let handles: Vec<ArbiterHandle> = threads.iter().map(Arbiter::handle).collect();
         // 4: entities and services.
         let (shutdown, stopping) = watch::channel(false);
-        let core = Core::build(
-            &backends,
-            &identity,
-            Arc::clone(&clock),
-            Arc::clone(&entropy),
-            Placement::new(handles),
-            Duration::from_secs(config.limits.idle_s),
-            SyncOptions { slots_max: config.sync.users_max },
-            stopping,
-            Planted::Nothing,
-        )
+        let (core, mut keeper) = Core::build(CoreParts {
+            backends: backends.clone(),
+            identity: identity.clone(),
+            clock: Arc::clone(&clock),
+            entropy: Arc::clone(&entropy),
+            placement: Placement::new(handles),
+            idle: Duration::from_secs(config.limits.idle_s),
+            sync: SyncOptions { slots_max: config.sync.users_max, ..SyncOptions::default() },
+            shutdown: stopping,
+            keeper: keeper_options(config, &*backends.store)?,
+            transport: None,
+            planted: Planted::Nothing,
+        })
         .await?;
         let background = tokio::spawn(core.run());
-        // 5: what a crash left undone.
-        let woken = core.recover().await?;
-        if woken > 0 {
-            tracing::info!(woken, "finishing what was under way when the server last stopped");
-        }
+        // 5: shards, and what a crash left undone in them.
+        keeper.beat().await.map_err(BuildError::from)?;
         // 6: requests.
         let media = open_media(config, &backends, &clock, &entropy)?;
         let api = Api::new(ApiParts {
@@ -118,7 +120,7 @@ impl Node {
         for address in server.addresses() {
             tracing::info!(server_name = %identity.server_name, %address, "ready");
         }
-        Ok(Self { backends, core, server, background, threads, shutdown })
+        Ok(Self { backends, _core: core, keeper, server, background, threads, shutdown })
     }
 
     /// Keeps the node's lease until `stop` is done, or the lease is lost.
@@ -126,20 +128,9 @@ impl Node {
     /// # Errors
     /// If another node has taken the shards; the process must then end at once.
     pub async fn keep<S: Future<Output = ()>>(&mut self, stop: S) -> Result<(), Fault> {
-        let mut interval = tokio::time::interval(Duration::from_micros(cofactor_entity::Lease::renewal_us()));
-        interval.tick().await;
-        tokio::pin!(stop);
-        loop {
-            tokio::select! {
-                () = &mut stop => return Ok(()),
-                _ = interval.tick() => match self.core.renew().await {
-                    Ok(()) => {}
-                    Err(cofactor_entity::LeaseError::Lost(epoch)) => {
-                        return Err(Fault::internal(format!("another process has taken the data (epoch {epoch})")));
-                    }
-                    Err(error) => tracing::warn!(%error, "the lease could not be renewed; trying again"),
-                },
-            }
+        tokio::select! {
+            () = stop => Ok(()),
+            error = self.keeper.run() => Err(Fault::internal(error.to_string())),
         }
     }
 
@@ -149,7 +140,7 @@ impl Node {
         // Long-polls go home, so that the server need not wait for them.
         let _ = self.shutdown.send(true);
         self.server.stop().await;
-        if let Err(error) = self.core.stop().await {
+        if let Err(error) = self.keeper.leave().await {
             tracing::warn!(%error, "the shards were not handed back; the next start takes them all the same");
         }
         self.background.abort();
@@ -161,6 +152,24 @@ impl Node {
         }
         tracing::info!("stopped");
     }
+}
+
+/// A node that is alone renews its lease now and then: nobody can take its place while it holds the folder.
+const LEASE_ALONE: Duration = Duration::from_secs(60);
+
+pub(crate) fn keeper_options(config: &Config, store: &dyn Store) -> Result<KeeperOptions, ConfigError> {
+    let lease = if store.spans_partitions() { LEASE_ALONE } else { Duration::from_secs(config.cluster.lease_s) };
+    let name = match config.cluster.name.as_str() {
+        "" => machine_name(),
+        name => name.to_owned(),
+    };
+    let address = config.cluster.advertise.clone().unwrap_or_else(|| config.cluster.listen.clone());
+    Ok(KeeperOptions { name, address, roles: config.roles()?, lease })
+}
+
+fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().to_owned()
 }
 
 /// Media lives beside the store, in the data folder.

@@ -5,19 +5,51 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_api::RuleNotifications;
-use cofactor_entity::{Deliver, Env, EnvParts, Lease, LeaseError, Placement, Planted, Positions};
+use cofactor_entity::{
+    Deliver, Env, EnvParts, Keeper, KeeperOptions, Lease, LeaseError, Ownership, Placement, Planted, Positions,
+    ShardHost,
+};
 use cofactor_history::History;
 use cofactor_rooms::{RoomsConfig, RoomsHandle};
-use cofactor_store::{Key, LogReader, Scan, key, tables};
-use cofactor_sync::{SyncOptions, SyncService};
-use cofactor_types::{Clock, EntityId, EntityKind, Entropy, Fault, NodeId};
+use cofactor_shard::Role;
+use cofactor_store::LogReader;
+use cofactor_sync::{SyncOptions, SyncService, Syncs};
+use cofactor_types::{Clock, EntityId, EntityKind, Entropy, ErrorClass, Fault, NodeId, ShardId};
 use cofactor_users::UsersHandle;
+use cofactor_wire::{
+    self as wire,
+    node::{Call, Serve, ShardCall, Target, Transport},
+};
 use tokio::sync::watch;
 
 use crate::{Identity, IdentityError, backends::Backends};
 
-/// The name of the lease of all shards, for a node that is alone.
-const ALL_SHARDS: &str = "shards";
+/// What a node is built of.
+#[derive(Debug)]
+pub struct CoreParts {
+    /// Store, bus and shared facts.
+    pub backends: Backends,
+    /// Who the deployment is.
+    pub identity: Identity,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// Where actors run.
+    pub placement: Placement,
+    /// How long an entity stays in memory without being asked anything.
+    pub idle: Duration,
+    /// `/sync`.
+    pub sync: SyncOptions,
+    /// Turns true when waiting requests are to go home.
+    pub shutdown: watch::Receiver<bool>,
+    /// Name, address, roles and lease.
+    pub keeper: KeeperOptions,
+    /// The way to other nodes; `None` for a node that is alone.
+    pub transport: Option<Arc<dyn Transport>>,
+    /// For tests only.
+    pub planted: Planted,
+}
 
 /// The entities and services of one node. Dropping it is its crash.
 #[derive(Debug)]
@@ -30,21 +62,23 @@ pub struct Core {
     pub users: UsersHandle,
     /// History.
     pub history: History,
-    /// `/sync`.
-    pub sync: SyncService,
-    lease: Lease,
+    /// `/sync`, wherever it is served.
+    pub sync: Syncs,
+    /// The `/sync` of this node, if that is one of its roles.
+    service: Option<SyncService>,
     // Messages between entities go by a weak reference, so that dropping the core ends everything.
-    _router: Arc<dyn Deliver>,
+    _actors: Arc<Actors>,
 }
 
+/// The actors of a node, for those that know entities by id only.
 #[derive(Debug)]
-struct Router {
+struct Actors {
     rooms: RoomsHandle,
     users: UsersHandle,
 }
 
 #[async_trait]
-impl Deliver for Router {
+impl Deliver for Actors {
     async fn deliver(&self, target: &EntityId, payload: Bytes) -> Result<(), Fault> {
         match target.kind() {
             EntityKind::Room => self.rooms.entities().deliver(target, &payload).await,
@@ -54,116 +88,115 @@ impl Deliver for Router {
     }
 }
 
+#[async_trait]
+impl ShardHost for Actors {
+    async fn drain(&self, shard: ShardId) {
+        // Rooms first: what they still tell users is then finished with the users.
+        self.rooms.entities().drain(shard).await;
+        self.users.entities().drain(shard).await;
+    }
+
+    fn wake(&self, entity: &EntityId) {
+        match entity.kind() {
+            EntityKind::Room => self.rooms.entities().activate(entity),
+            EntityKind::User => self.users.entities().activate(entity),
+            EntityKind::Destination => {}
+        }
+    }
+}
+
+/// Answers the calls of other nodes.
+#[derive(Clone, Debug)]
+pub struct NodeServer {
+    env: Env,
+    rooms: RoomsHandle,
+    users: UsersHandle,
+    sync: Syncs,
+}
+
+#[async_trait]
+impl Serve for NodeServer {
+    async fn serve(&self, call: Call) -> Result<Bytes, Fault> {
+        match &call.target {
+            Target::Entity(id) => match id.kind() {
+                EntityKind::Room => self.rooms.entities().serve(id, &call.frame).await,
+                EntityKind::User => self.users.entities().serve(id, &call.frame).await,
+                EntityKind::Destination => {
+                    Err(Fault::new(ErrorClass::NotOwner, "M_UNKNOWN", "this node does not send to other servers"))
+                }
+            },
+            Target::Sync => self.sync.serve(&call.frame).await,
+            Target::Shards => {
+                let ShardCall::Released { shards } = wire::decode(&call.frame)?;
+                self.env.ownership().offer(shards);
+                Ok(Bytes::new())
+            }
+        }
+    }
+}
+
 impl Core {
-    /// Takes the shards and builds everything on them. Nothing runs by itself: the caller polls [`Self::run`].
+    /// Takes a lease and builds everything. Nothing runs by itself and nothing is owned yet: the caller polls [`Self::run`]
+    /// and [`Keeper::run`].
     ///
     /// # Errors
     /// If the lease cannot be taken or the key is damaged.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of a node, given by the process or by a simulation")]
-    pub async fn build(
-        backends: &Backends,
-        identity: &Identity,
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
-        placement: Placement,
-        idle: Duration,
-        sync: SyncOptions,
-        shutdown: watch::Receiver<bool>,
-        planted: Planted,
-    ) -> Result<Self, BuildError> {
-        let node = NodeId(entropy.u128() as u64);
-        let lease = Lease::take(Arc::clone(&backends.store), &*clock, ALL_SHARDS, node).await?;
+    pub async fn build(parts: CoreParts) -> Result<(Self, Keeper), BuildError> {
+        let CoreParts { backends, identity, clock, entropy, placement, sync, shutdown, keeper, .. } = parts;
+        let node = NodeId(entropy.u128() as u64 >> 1);
+        let lease = Lease::take(Arc::clone(&backends.store), &*clock, node, keeper.lease).await?;
+        let ownership = Ownership::new(node, identity.shard_count, Arc::clone(&clock));
         let env = Env::new(EnvParts {
             store: Arc::clone(&backends.store),
             bus: Arc::clone(&backends.bus),
-            positions: Positions::new(Arc::clone(&clock), lease.start(), lease.end()),
+            positions: Positions::new(Arc::clone(&clock), cofactor_types::Position::ZERO, lease.end()),
             clock: Arc::clone(&clock),
             entropy,
-            node,
-            epoch: lease.epoch(),
-            shard_count: identity.shard_count,
-            idle,
-            planted,
+            ownership,
+            transport: parts.transport,
+            idle: parts.idle,
+            planted: parts.planted,
         });
         let config = RoomsConfig::new(identity.server_name.clone(), identity.key_pair()?);
         let rooms = RoomsHandle::new(env.clone(), config, placement.clone());
         let users = UsersHandle::new(env.clone(), placement);
-        let router: Arc<dyn Deliver> = Arc::new(Router { rooms: rooms.clone(), users: users.clone() });
-        env.connect(&router);
+        let actors = Arc::new(Actors { rooms: rooms.clone(), users: users.clone() });
+        let deliver: Arc<dyn Deliver> = Arc::clone(&actors) as Arc<dyn Deliver>;
+        env.connect(&deliver);
         let reader: LogReader = env.reader().clone();
         let history = History::new(reader);
-        let notifications = RuleNotifications::new(users.clone(), history.clone());
-        let sync = SyncService::new(history.clone(), Arc::new(users.clone()), notifications, clock, sync, shutdown);
-        Ok(Self { env, rooms, users, history, sync, lease, _router: router })
+        let service = keeper.roles.contains(&Role::Sync).then(|| {
+            let notifications = RuleNotifications::new(users.clone(), history.clone());
+            let options = SyncOptions { shard_count: identity.shard_count, ..sync };
+            SyncService::new(history.clone(), Arc::new(users.clone()), notifications, clock, options, shutdown)
+        });
+        let sync = Syncs::new(env.clone(), service.clone());
+        let keeper = Keeper::new(env.clone(), keeper, Arc::clone(&actors) as Arc<dyn ShardHost>, lease);
+        Ok((Self { env, rooms, users, history, sync, service, _actors: actors }, keeper))
+    }
+
+    /// What answers the calls of other nodes.
+    pub fn server(&self) -> NodeServer {
+        let (env, sync) = (self.env.clone(), self.sync.clone());
+        NodeServer { env, rooms: self.rooms.clone(), users: self.users.clone(), sync }
     }
 
     /// What must run for the node to live: hearing the bus, heartbeats. Ends when the bus closes.
     pub fn run(&self) -> impl Future<Output = ()> + 'static {
-        let (env, sync) = (self.env.clone(), self.sync.clone());
-        let subscription = env.bus().subscribe();
+        let (env, service) = (self.env.clone(), self.service.clone());
+        let subscription = service.is_some().then(|| env.bus().subscribe());
         async move {
+            let hear = async {
+                match (service, subscription) {
+                    (Some(service), Some(subscription)) => service.run(subscription).await,
+                    _ => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = env.heartbeats() => {}
-                () = sync.run(subscription) => {}
+                () = hear => {}
             }
         }
-    }
-
-    /// Renews the lease once.
-    ///
-    /// # Errors
-    /// If another node has taken it: then nothing more may be written, and the node must end.
-    pub async fn renew(&mut self) -> Result<(), LeaseError> {
-        let end = self.lease.renew(&**self.env.clock()).await?;
-        self.env.positions().extend(end);
-        Ok(())
-    }
-
-    /// Wakes the entities whose messages were under way when a node died.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub async fn recover(&self) -> Result<usize, Fault> {
-        let mut woken = 0;
-        for shard in 0..u64::from(self.env.shard_count()) {
-            for row in self.outbox(shard).await? {
-                let id = row.clustering.text(1);
-                match row.clustering.text(0) {
-                    "room" => self.rooms.entities().activate(&EntityId::new(EntityKind::Room, id)),
-                    "user" => self.users.entities().activate(&EntityId::new(EntityKind::User, id)),
-                    _ => continue,
-                }
-                woken += 1;
-            }
-        }
-        Ok(woken)
-    }
-
-    /// The outbox of one shard. So many shards are read that one read may well fail; it is tried again.
-    async fn outbox(&self, shard: u64) -> Result<Vec<cofactor_store::Row>, Fault> {
-        const TRIES_MAX: u32 = 5;
-        let mut tries = 1;
-        loop {
-            let scan = Scan::new(&tables::OUTBOX, key![shard], Key::EMPTY, usize::MAX);
-            match self.env.store().scan(scan).await {
-                Ok(rows) => return Ok(rows),
-                Err(error) if tries >= TRIES_MAX => return Err(error.into()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(20 << tries)).await,
-            }
-            tries += 1;
-        }
-    }
-
-    /// Finishes what is under way, and hands the shards back.
-    ///
-    /// # Errors
-    /// If the lease cannot be released; the next start then begins above its end, which costs nothing.
-    pub async fn stop(&mut self) -> Result<(), LeaseError> {
-        // Rooms first: what they still tell users is then finished with the users.
-        self.rooms.entities().drain().await;
-        self.users.entities().drain().await;
-        let last = self.env.positions().last();
-        self.lease.release(last).await
     }
 }
 

@@ -20,6 +20,7 @@ pub async fn all(make: impl Fn() -> Arc<dyn Store>) {
     a_refused_append_changes_nothing(&*make()).await;
     a_sealed_bucket_takes_nothing_more(&*make()).await;
     effects_come_with_their_append(&*make()).await;
+    a_late_write_changes_nothing_newer(&*make()).await;
     one_of_many_appends_wins(make()).await;
     logs_side_by_side_do_not_disturb_each_other(make()).await;
     compare_and_set_compares(make()).await;
@@ -145,6 +146,22 @@ async fn effects_come_with_their_append(store: &dyn Store) {
         assert!(matches!(outcome, Err(StoreError::Misuse(_))));
         assert_eq!(effect, None);
     }
+}
+
+async fn a_late_write_changes_nothing_newer(store: &dyn Store) {
+    if store.spans_partitions() {
+        // Effects go with their append there, and nobody else writes.
+        return;
+    }
+    let now = 1_800_000_000_000_000_u64;
+    let value = async || store.get(&tables::ROOM_STATE, &key!["!a"], &key!["t", ""]).await.expect("a read");
+    store.write_at(vec![put("!a", ["t", ""], "new")], Position(now + 2)).await.expect("a write");
+    store.write_at(vec![put("!a", ["t", ""], "old")], Position(now + 1)).await.expect("a late write");
+    assert_eq!(value().await.as_deref(), Some(&b"new"[..]), "the higher position stands");
+    let delete = Mutation { value: None, ..put("!a", ["t", ""], "") };
+    store.write_at(vec![delete], Position(now + 3)).await.expect("a delete");
+    store.write_at(vec![put("!a", ["t", ""], "new")], Position(now + 2)).await.expect("the same again");
+    assert_eq!(value().await, None, "a deletion stands too");
 }
 
 async fn one_of_many_appends_wins(store: Arc<dyn Store>) {

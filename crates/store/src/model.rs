@@ -14,6 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cofactor_types::Position;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -41,6 +42,8 @@ pub struct Faults {
 #[derive(Default)]
 struct Partition {
     rows: BTreeMap<Key, Bytes>,
+    /// As of which position rows were written or deleted, for those written so.
+    as_of: BTreeMap<Key, Position>,
     fence: Option<Fence>,
 }
 
@@ -274,6 +277,22 @@ impl Store for ModelStore {
         // client timestamps keep it out, and so does this one.
         self.lock().mutate(batch);
         Ok(())
+    }
+
+    async fn write_at(&self, batch: Vec<Mutation>, position: Position) -> StoreResult<()> {
+        batch.iter().try_for_each(check_mutation)?;
+        self.written(move |state| {
+            for one in batch {
+                let partition = state.data.entry((one.table.id, one.partition.clone())).or_default();
+                let known = partition.as_of.entry(one.clustering.clone()).or_default();
+                if *known <= position {
+                    *known = position;
+                    state.put(one.table, one.partition, one.clustering, one.value);
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn append(&self, append: Append) -> StoreResult<()> {

@@ -202,6 +202,11 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Writes of different partitions may become visible apart, in any order.
     async fn write(&self, batch: Vec<Mutation>, durability: Durability) -> StoreResult<()>;
 
+    /// Plain writes that count as of `position`, whenever they arrive: what was written as of a higher position stands. So a
+    /// writer that has lost its log, and does not know yet, overwrites nothing of its successor's. Answered when durable; as
+    /// idempotent as [`Self::write`].
+    async fn write_at(&self, batch: Vec<Mutation>, position: Position) -> StoreResult<()>;
+
     /// The fenced append. Answered when durable. Never repeat one after [`StoreError::Unknown`] without asking
     /// [`Self::fence`] first: it may be there, or still on its way, in which case a changed fence keeps it out.
     ///

@@ -38,10 +38,16 @@ tables! {
     4 CHECKPOINTS "checkpoints" Plain [text("kind"), text("entity_id")] [];
     /// Messages from one entity to another that are not yet known to have arrived.
     5 OUTBOX "outbox" Plain [number("shard")] [text("kind"), text("entity_id"), number("position"), number("number")];
-    /// Who may append to which shards, and until when.
-    6 LEASES "leases" Conditional [text("name")] [];
+    /// How long each process may act, and whether it still lives: the leases.
+    6 LEASES "leases" Conditional [number("node")] [];
     /// Facts of the whole deployment: server name, shard count, signing keys.
     7 DEPLOYMENT "deployment" Conditional [text("name")] [];
+    /// The processes of the cluster, as they describe themselves.
+    8 MEMBERS "members" Plain [text("cluster")] [number("node")];
+    /// Who owns a shard, in which epoch, and above which position its successor begins. Grouped in slices, which are read whole.
+    9 SHARDS "shards" Conditional [number("slice")] [number("shard")];
+    /// Logs that an owner of a shard may be appending to. Its successor fences them before it promises anything.
+    18 OPEN_LOGS "open_logs" Plain [number("shard")] [text("kind"), text("entity_id"), number("activation")];
     /// The current state of a room.
     10 ROOM_STATE "room_state" Plain [text("room_id")] [text("type"), text("state_key")];
     /// Where an event stands in its room's log.

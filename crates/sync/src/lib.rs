@@ -10,16 +10,19 @@
 //! To add a stream, add a file to `streams` and an entry to the answer in `answer.rs`.
 
 mod answer;
+mod ear;
 mod feed;
 mod json;
 mod request;
 mod service;
 mod slot;
 mod streams;
+mod syncs;
 mod unread;
 
 pub use self::{
     request::SyncRequest,
     service::{SyncOptions, SyncService},
+    syncs::Syncs,
     unread::{Counts, Notifications},
 };

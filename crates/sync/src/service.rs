@@ -1,7 +1,7 @@
 //! The service: hears the bus, keeps the slots, lets requests wait.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -10,10 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use cofactor_bus::{Delivery, Record, Subscription};
+use cofactor_bus::{Delivery, Heartbeat, Record, Subscription};
 use cofactor_history::History;
 use cofactor_store::{Scan, key, record, tables};
-use cofactor_types::{Clock, EntityKind, Fault, NodeId, Position, SyncToken};
+use cofactor_types::{Clock, EntityId, EntityKind, Fault, Position, ShardId, SyncToken, limits::SHARDS_DEFAULT};
 use cofactor_wire::{
     room::{self, Typing},
     user::{self, AccountData, KeyCounts, RoomEntry, Users},
@@ -21,7 +21,12 @@ use cofactor_wire::{
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use tokio::sync::{Notify, watch};
 
-use crate::{SyncRequest, slot::Slot, unread::Notifications};
+use crate::{
+    SyncRequest,
+    ear::{Ear, Heard},
+    slot::Slot,
+    unread::Notifications,
+};
 
 /// A slot that nobody used for this long goes when room is needed, in microseconds.
 const SLOT_IDLE_US: u64 = 120_000_000;
@@ -37,11 +42,13 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 pub struct SyncOptions {
     /// Users kept at once before idle ones go.
     pub slots_max: usize,
+    /// Shards of the cluster. Until each has been heard of, nothing can be said to be complete.
+    pub shard_count: u32,
 }
 
 impl Default for SyncOptions {
     fn default() -> Self {
-        Self { slots_max: 100_000 }
+        Self { slots_max: 100_000, shard_count: SHARDS_DEFAULT }
     }
 }
 
@@ -59,7 +66,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     options: SyncOptions,
     hub: Mutex<Hub>,
-    /// The closed position, lowest over all nodes heard, for reading without the lock.
+    /// The closed position, lowest over all shards, for reading without the lock.
     closed: AtomicU64,
     heard: Notify,
     shutdown: watch::Receiver<bool>,
@@ -72,8 +79,7 @@ struct Hub {
     /// Users that are joined to a room and sync here.
     by_room: HashMap<OwnedRoomId, BTreeMap<OwnedUserId, Arc<Slot>>>,
     typing: HashMap<OwnedRoomId, (Position, Typing)>,
-    nodes: BTreeMap<NodeId, Position>,
-    sequences: BTreeMap<cofactor_types::ShardId, (cofactor_types::Epoch, u64)>,
+    ear: Ear,
     /// The highest position heard of anything.
     highest: Position,
 }
@@ -94,7 +100,7 @@ impl SyncService {
             notifications,
             clock,
             options,
-            hub: Mutex::default(),
+            hub: Mutex::new(Hub { ear: Ear::new(options.shard_count), ..Hub::default() }),
             closed: AtomicU64::new(0),
             heard: Notify::new(),
             shutdown,
@@ -107,9 +113,7 @@ impl SyncService {
         while let Some(delivery) = subscription.next().await {
             match delivery {
                 Delivery::Record(record) => self.inner.hear(&record),
-                Delivery::Heartbeat(heartbeat) => {
-                    self.inner.hear_heartbeat(heartbeat.node, heartbeat.closed, &heartbeat.shards);
-                }
+                Delivery::Heartbeat(heartbeat) => self.inner.hear_heartbeat(&heartbeat),
                 Delivery::Gap => self.inner.spoil(),
             }
         }
@@ -194,37 +198,32 @@ impl Inner {
             }
             tokio::select! {
                 () = heard => {}
-                () = &mut timeout => return Err(Fault::invalid("the since token is ahead of this server")),
+                () = &mut timeout => {
+                    return Err(if self.closed() == Position::ZERO {
+                        Fault::unavailable("not every part of the cluster has been heard of yet; try again")
+                    } else {
+                        Fault::invalid("the since token is ahead of this server")
+                    });
+                }
             }
         }
         Ok(())
     }
 
-    fn hear_heartbeat(
-        &self,
-        node: NodeId,
-        closed: Position,
-        shards: &[(cofactor_types::ShardId, cofactor_types::Epoch, u64)],
-    ) {
+    fn hear_heartbeat(&self, heartbeat: &Heartbeat) {
         let mut hub = self.hub();
-        let missed = shards
-            .iter()
-            .any(|(shard, epoch, seq)| hub.sequences.get(shard).is_some_and(|known| *known != (*epoch, *seq)));
-        for (shard, epoch, seq) in shards {
-            hub.sequences.insert(*shard, (*epoch, *seq));
+        let missed = hub.ear.heartbeat(heartbeat);
+        let closed = hub.ear.closed();
+        hub.highest = hub.highest.max(closed);
+        for shard in missed {
+            hub.spoil_shard(shard, self.options.shard_count);
         }
-        hub.nodes.insert(node, closed);
-        let lowest = hub.nodes.values().copied().min().unwrap_or_default();
-        hub.highest = hub.highest.max(lowest);
         drop(hub);
-        if missed {
-            self.spoil();
-        }
-        self.closed.fetch_max(lowest.0, Ordering::AcqRel);
+        self.closed.fetch_max(closed.0, Ordering::AcqRel);
         self.heard.notify_waiters();
     }
 
-    /// Something was missed: every slot is to be built again.
+    /// Something was missed, nobody knows of whom: every slot is to be built again.
     fn spoil(&self) {
         let mut hub = self.hub();
         let slots = std::mem::take(&mut hub.slots);
@@ -236,22 +235,18 @@ impl Inner {
 
     fn hear(&self, record: &Record) {
         let mut hub = self.hub();
-        let expected = match hub.sequences.get(&record.shard) {
-            Some((epoch, seq)) if *epoch == record.epoch => Some(seq + 1),
-            Some(_) => Some(1),
-            None => None,
-        };
-        hub.sequences.insert(record.shard, (record.epoch, record.seq));
+        let heard = hub.ear.record(record.shard, record.epoch, record.seq);
+        if heard == Heard::Old {
+            return;
+        }
         hub.highest = hub.highest.max(record.position);
-        let missed = expected.is_some_and(|expected| expected != record.seq);
         match record.entity.kind() {
             EntityKind::Room => hub.hear_room(record),
             EntityKind::User => hub.hear_user(record),
             EntityKind::Destination => {}
         }
-        drop(hub);
-        if missed {
-            self.spoil();
+        if heard == Heard::AfterGap {
+            hub.spoil_shard(record.shard, self.options.shard_count);
         }
     }
 
@@ -320,6 +315,27 @@ impl Inner {
 }
 
 impl Hub {
+    /// Something of this shard was missed: whoever has to do with it is to be built again.
+    fn spoil_shard(&mut self, shard: ShardId, shard_count: u32) {
+        let rooms = self.by_room.keys().filter(|room_id| EntityId::room(room_id).shard(shard_count) == shard);
+        let rooms: Vec<OwnedRoomId> = rooms.cloned().collect();
+        let users = self.slots.keys().filter(|user_id| EntityId::user(user_id).shard(shard_count) == shard);
+        let mut users: BTreeSet<OwnedUserId> = users.cloned().collect();
+        for room_id in rooms {
+            users.extend(self.by_room.get(&room_id).into_iter().flat_map(|users| users.keys().cloned()));
+        }
+        self.typing.retain(|room_id, _| EntityId::room(room_id).shard(shard_count) != shard);
+        for user_id in users {
+            if let Some(slot) = self.slots.remove(&user_id) {
+                self.by_room.retain(|_, users| {
+                    users.remove(&user_id);
+                    !users.is_empty()
+                });
+                slot.spoil();
+            }
+        }
+    }
+
     fn watch(&mut self, room_id: &OwnedRoomId, slot: &Arc<Slot>) {
         self.by_room.entry(room_id.clone()).or_default().insert(slot.user_id.clone(), Arc::clone(slot));
     }

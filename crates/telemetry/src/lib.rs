@@ -6,10 +6,15 @@
 use std::{fs, sync::OnceLock};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::{
+    Context,
+    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider},
+};
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// What an operator may choose.
@@ -91,6 +96,31 @@ fn exporter(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().with_endpoint(endpoint).build();
     let exporter = exporter.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).build())
+}
+
+/// The trace of the current span, as a `traceparent` header, if traces are sent anywhere.
+/// <https://www.w3.org/TR/trace-context/>
+pub fn current_trace() -> Option<String> {
+    let context = Span::current().context();
+    let span = context.span();
+    let span = span.span_context();
+    span.is_valid().then(|| format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8()))
+}
+
+/// Makes `span` part of the trace that a caller carries in a `traceparent` header. One that cannot be read is ignored.
+pub fn follow(span: &Span, trace: Option<&str>) {
+    let Some(trace) = trace else { return };
+    let mut parts = trace.split('-').skip(1);
+    let parsed = (|| {
+        let trace_id = TraceId::from_hex(parts.next()?).ok()?;
+        let span_id = SpanId::from_hex(parts.next()?).ok()?;
+        let flags = u8::from_str_radix(parts.next()?, 16).ok()?;
+        Some(SpanContext::new(trace_id, span_id, TraceFlags::new(flags), true, TraceState::default()))
+    })();
+    if let Some(parent) = parsed.filter(SpanContext::is_valid) {
+        // An error says that traces are not sent anywhere.
+        let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+    }
 }
 
 /// The metrics page: what the process counted, and what the system says of it.

@@ -12,15 +12,19 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_bus::local::{LocalBus, LocalShared};
-use cofactor_entity::{Placement, Planted};
-use cofactor_node::{Core, Identity, backends::Backends};
+use cofactor_entity::{KeeperOptions, Placement, Planted};
+use cofactor_node::{Core, CoreParts, Identity, backends::Backends};
+use cofactor_shard::Role;
 use cofactor_store::{
     Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreResult, Table, model::ModelStore,
 };
 use cofactor_sync::SyncOptions;
-use cofactor_types::{Clock, Entropy};
+use cofactor_types::{Clock, Entropy, Position};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+/// Shards of the simulated deployment: enough for rooms and users to lie in different ones.
+const SHARDS: u32 = 16;
 
 /// The paused clock of the simulation.
 #[derive(Clone, Debug)]
@@ -38,6 +42,10 @@ impl SimClock {
 impl Clock for SimClock {
     fn now_us(&self) -> u64 {
         BEGIN_US + u64::try_from(self.0.elapsed().as_micros()).unwrap_or(0)
+    }
+
+    fn steady_us(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(0)
     }
 }
 
@@ -99,6 +107,11 @@ impl Store for Connection {
 
     async fn write(&self, batch: Vec<Mutation>, durability: Durability) -> StoreResult<()> {
         let answer = self.live().await.write(batch, durability).await;
+        self.answered(answer).await
+    }
+
+    async fn write_at(&self, batch: Vec<Mutation>, position: Position) -> StoreResult<()> {
+        let answer = self.live().await.write_at(batch, position).await;
         self.answered(answer).await
     }
 
@@ -173,23 +186,36 @@ impl SimNode {
             shared: Arc::new(LocalShared::new(Arc::clone(&clock))),
         };
         let name = "sim.example".try_into().ok()?;
-        let identity = Identity::establish(&backends.store, &*entropy, name).await.ok()?;
+        let mut identity = Identity::establish(&backends.store, &*entropy, name).await.ok()?;
+        identity.shard_count = SHARDS;
         let (shutdown, stopping) = watch::channel(false);
-        let core = Core::build(
-            &backends,
-            &identity,
+        let (core, mut keeper) = Core::build(CoreParts {
+            backends,
+            identity,
             clock,
             entropy,
-            Placement::default(),
-            Duration::from_secs(5),
-            SyncOptions::default(),
-            stopping,
+            placement: Placement::default(),
+            idle: Duration::from_secs(5),
+            sync: SyncOptions::default(),
+            shutdown: stopping,
+            keeper: KeeperOptions {
+                name: "sim".to_owned(),
+                address: String::new(),
+                roles: Role::ALL.to_vec(),
+                lease: Duration::from_secs(2),
+            },
+            transport: None,
             planted,
-        )
+        })
         .await
         .ok()?;
-        let background = actix_rt::spawn(core.run());
-        core.recover().await.ok()?;
+        let run = core.run();
+        let background = actix_rt::spawn(async move {
+            tokio::select! {
+                () = run => {}
+                _ = keeper.run() => {}
+            }
+        });
         Some(Self { core, alive, background, _shutdown: shutdown })
     }
 

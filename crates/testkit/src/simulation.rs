@@ -237,12 +237,15 @@ async fn whisper(world: Rc<World>, people: [OwnedUserId; 2]) {
 /// Follows a chain of `/sync` tokens over every crash.
 async fn follow(world: Rc<World>, person: OwnedUserId, room_id: OwnedRoomId) {
     let mut since: Option<SyncToken> = None;
+    // Nothing is left out, however long the node was away.
+    let mut filter = FilterDefinition::default();
+    filter.room.timeline.limit = Some(100_u8.into());
     loop {
         let request = SyncRequest {
             user_id: person.clone(),
             device_id: device_id!("PHONE").to_owned(),
             since: since.clone(),
-            filter: FilterDefinition::default(),
+            filter: filter.clone(),
             full_state: false,
             timeout: Duration::from_millis(500),
             state_after: None,

@@ -5,6 +5,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Wall-clock time.
 ///
 /// Positions and `origin_server_ts` come from here. Nothing may assume that it never steps back: owners keep their own
@@ -17,6 +19,10 @@ pub trait Clock: Debug + Send + Sync + 'static {
     fn now_ms(&self) -> u64 {
         self.now_us() / 1_000
     }
+
+    /// Microseconds since some fixed moment. It never steps, and goes on while the machine sleeps or the process is
+    /// stopped: by it a node knows how old its lease is.
+    fn steady_us(&self) -> u64;
 }
 
 /// Randomness fit for secrets and identifiers.
@@ -69,6 +75,12 @@ impl Clock for SystemClock {
     fn now_us(&self) -> u64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn steady_us(&self) -> u64 {
+        let since = clock_gettime(ClockId::Boottime);
+        let seconds = u64::try_from(since.tv_sec).unwrap_or(0);
+        seconds.saturating_mul(1_000_000) + u64::try_from(since.tv_nsec).unwrap_or(0) / 1_000
     }
 }
 

@@ -41,7 +41,7 @@ async fn sync(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
         since,
         full_state: flag("full_state"),
         timeout: Duration::from_millis(timeout_ms),
-        state_after,
+        state_after: state_after.map(Into::into),
     };
     Ok(Reply::json(api.sync.sync(request).await?))
 }

@@ -52,7 +52,7 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
     part.member("limited", if timeline.limited { b"true" } else { b"false" });
     part.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
     json.member("timeline", &part.end_object());
-    let name = look.request.state_after.unwrap_or("state");
+    let name = look.request.state_after.as_deref().unwrap_or("state");
     json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms)));
     json.events("ephemeral", ephemeral);
     json.events("account_data", data);

@@ -1,0 +1,368 @@
+//! The keeper of shards: it keeps the node's lease, looks who else is there, takes the shards that should be this node's
+//! and hands over those that should be another's.
+//!
+//! Who *should* own a shard is computed from the members ([`cofactor_shard`]); who *does* is the shard's row, which moves by
+//! compare-and-set only: from nobody, from a node whose lease is over, or from this node to nobody.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use cofactor_shard::{Member, Role, View};
+use cofactor_store::{Durability, Key, Mutation, Scan, StoreError, key, record, tables};
+use cofactor_types::{EntityId, NodeId, ShardId};
+use cofactor_wire::node::{Call, ShardCall, Target};
+use futures::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
+
+use crate::{
+    Env, LeaseError,
+    lease::{Lease, LeaseRow},
+    takeover::{self, Taken},
+};
+
+/// Shards that move at the same time.
+const MOVES_AT_ONCE: usize = 16;
+
+/// How long the actors of a shard may take to finish before it is handed over all the same.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How long another node is waited for when it is told of released shards.
+const TELL_MAX: Duration = Duration::from_secs(1);
+
+/// How soon a failed attempt to take a shard is repeated.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// The partition of the members table.
+const CLUSTER: &str = "cluster";
+
+/// What a node says of itself.
+#[derive(Clone, Debug)]
+pub struct KeeperOptions {
+    /// The name that stays when the process is restarted.
+    pub name: String,
+    /// Where it takes calls: host and port. Empty if nobody can call it.
+    pub address: String,
+    /// What it does.
+    pub roles: Vec<Role>,
+    /// The length of its lease: so long after its death nobody takes its place.
+    pub lease: Duration,
+}
+
+/// What the keeper needs of the actors of its node.
+#[async_trait]
+pub trait ShardHost: std::fmt::Debug + Send + Sync + 'static {
+    /// Lets the actors of a shard finish what is under way, and go.
+    async fn drain(&self, shard: ShardId);
+
+    /// Activates an entity, so that it finishes what it left undone.
+    fn wake(&self, entity: &EntityId);
+}
+
+/// A row of the `members` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct MemberRow {
+    name: String,
+    address: String,
+    roles: Vec<String>,
+    draining: bool,
+    /// Rises while the node lives.
+    beat: u64,
+}
+
+/// When another node was last seen to move.
+#[derive(Debug)]
+struct Seen {
+    beat: u64,
+    since_us: u64,
+}
+
+/// Keeps the shards of a node.
+#[derive(Debug)]
+pub struct Keeper {
+    env: Env,
+    options: KeeperOptions,
+    host: Arc<dyn ShardHost>,
+    lease: Lease,
+    beat: u64,
+    draining: bool,
+    seen: HashMap<NodeId, Seen>,
+    /// Shards of which the last attempt to take them failed.
+    failed: BTreeSet<ShardId>,
+}
+
+impl Keeper {
+    /// A keeper that owns nothing yet; [`Self::beat`] does the rest.
+    pub fn new(env: Env, options: KeeperOptions, host: Arc<dyn ShardHost>, lease: Lease) -> Self {
+        Self { env, options, host, lease, beat: 0, draining: false, seen: HashMap::new(), failed: BTreeSet::new() }
+    }
+
+    /// Keeps the lease and the shards until another node has ended the lease.
+    pub async fn run(&mut self) -> LeaseError {
+        let mut interval = tokio::time::interval(self.options.lease / 4);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ownership = Arc::clone(self.env.ownership());
+        loop {
+            // Shards that could not be had because a call failed are tried again at once, not a beat later.
+            if !self.failed.is_empty() {
+                tokio::time::sleep(RETRY).await;
+                let failed = std::mem::take(&mut self.failed);
+                self.settle(Some(failed)).await;
+            }
+            tokio::select! {
+                biased;
+                _ = interval.tick() => match self.beat().await {
+                    Err(LeaseError::Ended) => return LeaseError::Ended,
+                    Err(error) => tracing::warn!(%error, "the lease could not be kept; trying again"),
+                    Ok(()) => {}
+                },
+                () = ownership.nudged() => self.accept().await,
+            }
+        }
+    }
+
+    /// Renews the lease, says that this node is there, looks who else is, and moves shards.
+    ///
+    /// # Errors
+    /// [`LeaseError::Ended`]: the node must end at once. Anything else is tried again with the next beat.
+    pub async fn beat(&mut self) -> Result<(), LeaseError> {
+        let clock = Arc::clone(self.env.clock());
+        let began_us = clock.steady_us();
+        let end = self.lease.renew(&*clock, self.env.positions().last()).await?;
+        self.env.positions().extend(end);
+        self.env.ownership().renewed(began_us, self.lease.length_us());
+        self.describe().await?;
+        self.look().await?;
+        self.settle(None).await;
+        Ok(())
+    }
+
+    /// Takes what other nodes said they have released.
+    async fn accept(&mut self) {
+        let offered = self.env.ownership().take_offers();
+        if !offered.is_empty() {
+            self.settle(Some(offered)).await;
+        }
+    }
+
+    /// Hands everything over and ends the lease. What is under way is finished first.
+    ///
+    /// # Errors
+    /// If the store fails; the shards then pass on when the lease is over.
+    pub async fn leave(&mut self) -> Result<(), LeaseError> {
+        self.draining = true;
+        self.describe().await?;
+        self.look().await?;
+        self.settle(None).await;
+        let last = self.env.positions().last();
+        self.lease.end_at(last).await?;
+        let partition = key![CLUSTER];
+        let gone = Mutation { table: &tables::MEMBERS, partition, clustering: self.member_key(), value: None };
+        Ok(self.env.store().write(vec![gone], Durability::Deferred).await?)
+    }
+
+    fn member_key(&self) -> Key {
+        key![self.env.ownership().node().0]
+    }
+
+    async fn describe(&mut self) -> Result<(), StoreError> {
+        self.beat += 1;
+        let row = MemberRow {
+            name: self.options.name.clone(),
+            address: self.options.address.clone(),
+            roles: self.options.roles.iter().map(|role| role.as_str().to_owned()).collect(),
+            draining: self.draining,
+            beat: self.beat,
+        };
+        let value = Some(record::encode(&row)?);
+        let mutation =
+            Mutation { table: &tables::MEMBERS, partition: key![CLUSTER], clustering: self.member_key(), value };
+        self.env.store().write(vec![mutation], Durability::Deferred).await
+    }
+
+    /// Reads the members, and ends the leases of those who have not moved for a whole length.
+    async fn look(&mut self) -> Result<(), StoreError> {
+        let rows = self.env.store().scan(Scan::new(&tables::MEMBERS, key![CLUSTER], Key::EMPTY, usize::MAX)).await?;
+        let now_us = self.env.clock().steady_us();
+        let me = self.env.ownership().node();
+        let mut members = Vec::with_capacity(rows.len());
+        for row in rows {
+            let node = NodeId(row.clustering.number(0));
+            let said: MemberRow = record::decode(&row.value)?;
+            if node != me && self.is_silent(node, said.beat, now_us) && self.bury(node).await? {
+                continue;
+            }
+            members.push(Member {
+                node,
+                name: said.name,
+                address: said.address,
+                roles: said.roles.iter().filter_map(|word| Role::parse(word)).collect(),
+                draining: said.draining,
+            });
+        }
+        self.seen.retain(|node, _| members.iter().any(|member| member.node == *node));
+        self.env.ownership().set_view(View::new(members));
+        Ok(())
+    }
+
+    /// Whether a node's beat has stood still for the length of a lease. On a store that only this process can have open,
+    /// every other node is a process that has ended.
+    fn is_silent(&mut self, node: NodeId, beat: u64, now_us: u64) -> bool {
+        if self.env.store().spans_partitions() {
+            return true;
+        }
+        let seen = self.seen.entry(node).or_insert(Seen { beat, since_us: now_us });
+        if seen.beat != beat {
+            *seen = Seen { beat, since_us: now_us };
+        }
+        now_us.saturating_sub(seen.since_us) > self.lease.length_us()
+    }
+
+    /// Ends the lease of a silent node; says whether it is over.
+    async fn bury(&mut self, node: NodeId) -> Result<bool, StoreError> {
+        let store = self.env.store();
+        let over = match Lease::read(&**store, node).await? {
+            None => true,
+            Some(row) => !row.alive || Lease::bury(&**store, node, &row).await?.is_some(),
+        };
+        if over {
+            tracing::warn!(%node, "a node is gone; its shards pass on");
+            let gone =
+                Mutation { table: &tables::MEMBERS, partition: key![CLUSTER], clustering: key![node.0], value: None };
+            store.write(vec![gone], Durability::Deferred).await?;
+        } else {
+            self.seen.remove(&node);
+        }
+        Ok(over)
+    }
+
+    /// Moves the shards of which the assignment says something else than this node does; all of them, or `only` some.
+    async fn settle(&mut self, only: Option<BTreeSet<ShardId>>) {
+        let ownership = Arc::clone(self.env.ownership());
+        let view = ownership.view();
+        let me = ownership.node();
+        let (_, owned) = ownership.owned();
+        let owned: BTreeSet<ShardId> = owned.into_iter().map(|(shard, _)| shard).collect();
+        let mut take = Vec::new();
+        let mut release = Vec::new();
+        for shard in (0..ownership.shard_count()).map(ShardId) {
+            if only.as_ref().is_some_and(|only| !only.contains(&shard)) {
+                continue;
+            }
+            let mine = view.owner(shard).is_some_and(|member| member.node == me);
+            match (mine, owned.contains(&shard)) {
+                (true, false) => take.push(shard),
+                // Without anybody to take it, it is handed over only by a node that goes.
+                (false, true) if self.draining || view.owner(shard).is_some() => release.push(shard),
+                _ => {}
+            }
+        }
+        self.release(release, &view).await;
+        self.take(take).await;
+    }
+
+    async fn release(&self, shards: Vec<ShardId>, view: &View) {
+        if shards.is_empty() {
+            return;
+        }
+        let count = shards.len();
+        for group in shards.chunks(MOVES_AT_ONCE) {
+            let moves = group.iter().map(|shard| self.release_one(*shard));
+            let released = futures::future::join_all(moves).await;
+            let mut by_owner: BTreeMap<&str, Vec<ShardId>> = BTreeMap::new();
+            for shard in released.into_iter().flatten() {
+                if let Some(owner) = view.owner(shard) {
+                    self.env.ownership().note_owner(shard, None);
+                    by_owner.entry(&owner.address).or_default().push(shard);
+                }
+            }
+            for (address, shards) in by_owner {
+                self.tell(address.to_owned(), shards);
+            }
+        }
+        tracing::info!(count, "handed shards over");
+    }
+
+    async fn release_one(&self, shard: ShardId) -> Option<ShardId> {
+        let epoch = self.env.ownership().epoch(shard);
+        self.env.ownership().set(shard, None);
+        if tokio::time::timeout(DRAIN_MAX, self.host.drain(shard)).await.is_err() {
+            tracing::warn!(%shard, "actors did not finish in time; their shard is handed over all the same");
+        }
+        match takeover::release(&self.env, shard, epoch?).await {
+            Ok(()) => Some(shard),
+            Err(error) => {
+                tracing::warn!(%shard, %error, "a shard was not handed over; it passes on when the lease is over");
+                None
+            }
+        }
+    }
+
+    /// Tells the next owner, which would notice by itself a beat later.
+    fn tell(&self, address: String, shards: Vec<ShardId>) {
+        let Some(transport) = self.env.transport().cloned() else { return };
+        let Ok(frame) = cofactor_wire::encode(&ShardCall::Released { shards }) else { return };
+        let call = Call { target: Target::Shards, frame, timeout: TELL_MAX, trace: None };
+        actix_rt::spawn(async move {
+            if let Err(fault) = transport.call(&address, call).await {
+                tracing::debug!(%address, error = %fault, "the next owner was not told");
+            }
+        });
+    }
+
+    async fn take(&mut self, shards: Vec<ShardId>) {
+        if shards.is_empty() || !self.options.roles.contains(&Role::Worker) {
+            return;
+        }
+        let wanted = shards.len();
+        // Rows of one slice share a partition: they are taken one after the other, slices side by side.
+        let mut slices: BTreeMap<u64, Vec<ShardId>> = BTreeMap::new();
+        for shard in shards {
+            slices.entry(takeover::slice(shard)).or_default().push(shard);
+        }
+        let leases: HashMap<NodeId, Option<LeaseRow>> = HashMap::new();
+        let leases = tokio::sync::Mutex::new(leases);
+        let (env, host) = (&self.env, &self.host);
+        let taken: Vec<Vec<(ShardId, bool)>> = stream::iter(slices.into_values())
+            .map(|slice| {
+                let leases = &leases;
+                async move {
+                    let mut failed = Vec::new();
+                    for shard in slice {
+                        failed.push((shard, take_one(env, &**host, shard, leases).await));
+                    }
+                    failed
+                }
+            })
+            .buffer_unordered(MOVES_AT_ONCE)
+            .collect()
+            .await;
+        self.failed = taken.into_iter().flatten().filter(|(_, failed)| *failed).map(|(shard, _)| shard).collect();
+        let (owned, failed) = (self.env.ownership().owned_count(), self.failed.len());
+        tracing::info!(wanted, failed, owned, "took shards");
+    }
+}
+
+/// Takes a shard if it can be had; says whether that should be tried again at once.
+async fn take_one(
+    env: &Env,
+    host: &dyn ShardHost,
+    shard: ShardId,
+    leases: &tokio::sync::Mutex<HashMap<NodeId, Option<LeaseRow>>>,
+) -> bool {
+    match takeover::take(env, shard, leases).await {
+        Ok(Taken::Ours(unfinished)) => {
+            unfinished.iter().for_each(|entity| host.wake(entity));
+            false
+        }
+        Ok(Taken::Held) => false,
+        Err(error) => {
+            tracing::warn!(%shard, %error, "a shard could not be taken; trying again");
+            true
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! One shard changes hands.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cofactor_store::{CasOutcome, Durability, Mutation, Row, Scan, StoreError, key, record, tables};
+use cofactor_types::{EntityId, EntityKind, Epoch, NodeId, Position, ShardId};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Env,
+    lease::{Lease, LeaseRow},
+    log::Writer,
+};
+
+/// Shards whose rows share a partition.
+const SLICE: u32 = 16;
+
+/// A row of the `shards` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ShardRow {
+    epoch: Epoch,
+    /// `None`: released.
+    node: Option<NodeId>,
+    /// A successor begins above this, and above the end of the owner's lease if there is one.
+    floor: Position,
+}
+
+/// What became of an attempt to take a shard.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It is ours, and these entities have something to finish.
+    Ours(BTreeSet<EntityId>),
+    /// Another node has it, and lives.
+    Held,
+}
+
+/// The partition of a shard's row.
+pub(crate) fn slice(shard: ShardId) -> u64 {
+    u64::from(shard.0 / SLICE)
+}
+
+async fn read(env: &Env, shard: ShardId) -> Result<Option<ShardRow>, StoreError> {
+    let found = env.store().get(&tables::SHARDS, &key![slice(shard)], &key![u64::from(shard.0)]).await?;
+    found.as_deref().map(record::decode).transpose()
+}
+
+/// Who owns a shard by its row.
+pub(crate) async fn owner(env: &Env, shard: ShardId) -> Result<Option<NodeId>, StoreError> {
+    Ok(read(env, shard).await?.and_then(|row| row.node))
+}
+
+/// Whether `epoch` is still the one of `shard`, read so that no take-over before can be missed.
+pub(crate) async fn still_ours(env: &Env, shard: ShardId, epoch: Epoch) -> Result<bool, StoreError> {
+    let row = read(env, shard).await?;
+    Ok(row.is_some_and(|row| row.epoch == epoch && row.node == Some(env.ownership().node())))
+}
+
+async fn replace(env: &Env, shard: ShardId, before: Option<&ShardRow>, row: &ShardRow) -> Result<bool, StoreError> {
+    let (partition, clustering) = (key![slice(shard)], key![u64::from(shard.0)]);
+    let expected = before.map(record::encode).transpose()?;
+    let new = record::encode(row)?;
+    match env.store().compare_and_set(&tables::SHARDS, &partition, &clustering, expected, Some(new)).await {
+        Ok(CasOutcome::Applied) => Ok(true),
+        Ok(CasOutcome::Found(_)) => Ok(false),
+        Err(StoreError::Unknown(_)) => Ok(read(env, shard).await?.as_ref() == Some(row)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes a shard if nobody has it, or a node whose lease is over. `leases` remembers those for one round.
+pub(crate) async fn take(
+    env: &Env,
+    shard: ShardId,
+    leases: &tokio::sync::Mutex<HashMap<NodeId, Option<LeaseRow>>>,
+) -> Result<Taken, StoreError> {
+    let me = env.ownership().node();
+    let before = read(env, shard).await?;
+    let mut epoch = Epoch(before.as_ref().map_or(0, |row| row.epoch.0) + 1);
+    let mut floor = before.as_ref().map_or(Position::ZERO, |row| row.floor);
+    let mut taken = false;
+    match before.as_ref().and_then(|row| row.node) {
+        // Taken in an earlier round that did not get further.
+        Some(node) if node == me => {
+            epoch = before.as_ref().map_or(epoch, |row| row.epoch);
+            taken = true;
+        }
+        Some(node) => {
+            let mut leases = leases.lock().await;
+            let lease = match leases.get(&node) {
+                Some(lease) => lease.clone(),
+                None => {
+                    let mut lease = Lease::read(&**env.store(), node).await?;
+                    // Alone on its store, a node finds only the leases of processes that have ended.
+                    if env.store().spans_partitions()
+                        && let Some(alive) = lease.clone().filter(|lease| lease.alive)
+                    {
+                        lease = Lease::bury(&**env.store(), node, &alive).await?;
+                    }
+                    leases.insert(node, lease.clone());
+                    lease
+                }
+            };
+            match lease {
+                Some(lease) if lease.alive => return Ok(Taken::Held),
+                Some(lease) => floor = floor.max(lease.end),
+                None => {}
+            }
+        }
+        None => {}
+    }
+    if !taken {
+        let row = ShardRow { epoch, node: Some(me), floor };
+        if !replace(env, shard, before.as_ref(), &row).await? {
+            return Ok(Taken::Held);
+        }
+    }
+    env.positions().raise(floor);
+    fence_open_logs(env, shard, epoch).await?;
+    let unfinished = unfinished(env, shard).await?;
+    env.ownership().set(shard, Some(epoch));
+    Ok(Taken::Ours(unfinished))
+}
+
+/// Gives a shard back: the successor may begin right above the last position of this node.
+pub(crate) async fn release(env: &Env, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+    let before = read(env, shard).await?;
+    let ours = before.as_ref().filter(|row| row.epoch == epoch && row.node == Some(env.ownership().node()));
+    if ours.is_none() {
+        return Err(StoreError::Unavailable("the shard is not ours any more".into()));
+    }
+    let row = ShardRow { epoch, node: None, floor: env.positions().last() };
+    if replace(env, shard, before.as_ref(), &row).await? {
+        Ok(())
+    } else {
+        Err(StoreError::Unavailable("the shard is not ours any more".into()))
+    }
+}
+
+/// Fences every log that an earlier owner may still be appending to, and applies what it left unapplied: after this nothing
+/// of an earlier owner can become visible in this shard.
+async fn fence_open_logs(env: &Env, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+    if env.store().spans_partitions() {
+        return Ok(());
+    }
+    let partition = key![u64::from(shard.0)];
+    for row in env
+        .store()
+        .scan(Scan::new(&tables::OPEN_LOGS, partition.clone(), cofactor_store::Key::EMPTY, usize::MAX))
+        .await?
+    {
+        if let Some(entity) = entity_of(&row) {
+            Writer::take_over(env.clone(), entity, epoch).await?;
+        }
+        let closed = Mutation {
+            table: &tables::OPEN_LOGS,
+            partition: partition.clone(),
+            clustering: row.clustering,
+            value: None,
+        };
+        env.store().write(vec![closed], Durability::Deferred).await?;
+    }
+    Ok(())
+}
+
+/// Entities of a shard whose messages to others may not have arrived.
+async fn unfinished(env: &Env, shard: ShardId) -> Result<BTreeSet<EntityId>, StoreError> {
+    let scan = Scan::new(&tables::OUTBOX, key![u64::from(shard.0)], cofactor_store::Key::EMPTY, usize::MAX);
+    Ok(env.store().scan(scan).await?.iter().filter_map(entity_of).collect())
+}
+
+fn entity_of(row: &Row) -> Option<EntityId> {
+    let kind = match row.clustering.text(0) {
+        "room" => EntityKind::Room,
+        "user" => EntityKind::User,
+        "destination" => EntityKind::Destination,
+        _ => return None,
+    };
+    Some(EntityId::new(kind, row.clustering.text(1)))
+}
