@@ -45,21 +45,20 @@ impl Notifications for RuleNotifications {
         Rules::server_default(user_id).store()
     }
 
-    async fn count(&self, user_id: &UserId, room_id: &RoomId, events: &[Placed]) -> Result<Counts, Fault> {
+    async fn judge(&self, user_id: &UserId, room_id: &RoomId, events: &[Placed]) -> Result<Vec<Counts>, Fault> {
         let rules = self.rules(user_id).await?.unwrap_or_else(|| Rules::server_default(user_id));
         let context = self.context(user_id, room_id).await?;
         let judge = Judge::new(&rules, &context);
         let mut work = Work::new(STEPS_MAX);
-        let mut counts = Counts::default();
+        let mut outcomes = Vec::with_capacity(events.len());
         for placed in events {
             let outcome = judge.judge(&placed.event.json, &mut work);
-            counts.notify += u64::from(outcome.notify);
-            counts.highlight += u64::from(outcome.highlight);
             if work.is_spent() {
                 break;
             }
+            outcomes.push(Counts { notify: outcome.notify.into(), highlight: outcome.highlight.into() });
         }
-        Ok(counts)
+        Ok(outcomes)
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod filter;
 mod page;
+mod relations;
 mod render;
 mod state;
 mod viewpoint;
@@ -21,6 +22,7 @@ use ruma::{EventId, RoomId};
 pub use self::{
     filter::EventFilter,
     page::{Page, PageRequest, PageToken},
+    relations::{ActiveThread, PlacedChild},
     render::{Reader, render},
     state::{Members, StateEvent},
     viewpoint::Viewpoint,

@@ -11,8 +11,9 @@ use cofactor_wire::room::{CreateRoom, RoomReply, Totals};
 use ruma::{OwnedUserId, UserId, events::StateEventType};
 
 use crate::{
-    entity::{Recent, Room, RoomEntity, RoomsConfig},
+    entity::{Room, RoomEntity, RoomsConfig},
     membership::member_event,
+    recent::Recent,
     send::auth_fault,
     state::State,
     transactions::Transactions,
@@ -48,11 +49,12 @@ impl RoomEntity {
             depth: 0,
             head: Position::ZERO,
             totals: Totals::default(),
+            main: Totals::default(),
             transactions: Transactions::default(),
             recent: Recent::default(),
             typing: TypingUsers::default(),
         };
-        let reply = room.accept(&config, cx, &pdu, None)?;
+        let reply = room.accept(&config, cx, &pdu, None, None)?;
         room.first_events(&config, &create, cx)?;
         if create.public {
             cx.put(&tables::DIRECTORY, key![PUBLIC_LIST], key![cx.id()], Bytes::new());
@@ -92,11 +94,11 @@ impl Room {
     fn first_events(&mut self, config: &RoomsConfig, create: &CreateRoom, cx: &mut Cx) -> Result<(), Fault> {
         for event in &create.events {
             let pdu = self.author(config, cx, &create.creator, event)?;
-            self.accept(config, cx, &pdu, None)?;
+            self.accept(config, cx, &pdu, None, None)?;
         }
         for (invited, content) in &create.invites {
             let pdu = self.invite(config, create, invited, content, cx)?;
-            self.accept(config, cx, &pdu, None)?;
+            self.accept(config, cx, &pdu, None, None)?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! Everything here is MessagePack with named fields. To add a node message, add a variant; to add a fact to a record, add
 //! a field with a default, and a golden file in `proto/golden` for the release that first wrote it.
 
+pub mod relation;
 pub mod room;
 pub mod user;
 pub mod user_command;
