@@ -23,7 +23,7 @@ pub use self::{
     filter::EventFilter,
     page::{Page, PageRequest, PageToken},
     relations::{ActiveThread, PlacedChild},
-    render::{Reader, render},
+    render::{EventFields, Reader, render},
     state::{Members, StateEvent},
     viewpoint::Viewpoint,
 };

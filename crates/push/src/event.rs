@@ -1,6 +1,7 @@
 //! An event as conditions look at it: a tree, walked along dot-separated paths.
 //! <https://spec.matrix.org/v1.19/appendices/#dot-separated-property-paths>
 
+use cofactor_types::split_property_path;
 use serde_json::Value;
 
 /// A path, split where its dots are not escaped.
@@ -8,19 +9,8 @@ use serde_json::Value;
 pub(crate) struct Path(Vec<String>);
 
 impl Path {
-    /// Reads a path: `\.` is a dot of a name, `\\` a backslash, and any other backslash stands for itself.
     pub(crate) fn new(text: &str) -> Self {
-        let mut parts = vec![String::new()];
-        let mut chars = text.chars().peekable();
-        while let Some(char) = chars.next() {
-            let escaped = if char == '\\' { chars.next_if(|next| matches!(next, '.' | '\\')) } else { None };
-            match (char, escaped, parts.last_mut()) {
-                ('.', None, _) => parts.push(String::new()),
-                (char, escaped, Some(part)) => part.push(escaped.unwrap_or(char)),
-                (_, _, None) => {}
-            }
-        }
-        Self(parts)
+        Self(split_property_path(text))
     }
 
     /// Whether the path is that of a message's text, in which words are looked for.

@@ -299,3 +299,9 @@ def test_ignored_people_are_not_heard(alice, bob, room):
     mine = alice.send(room, "mine")
     events = alice.sync_until("my message", lambda answer: timeline(answer, room))
     assert [event["event_id"] for event in events if event["type"] == "m.room.message"] == [mine]
+
+
+def test_the_filter_of_fields_strips_events(alice, room):
+    alice.send(room, "short")
+    asked = json.dumps({"event_fields": ["type", "content.body"], "room": {"timeline": {"limit": 1}}})
+    assert timeline(alice.get("/v3/sync", filter=asked), room) == [{"type": "m.room.message", "content": {"body": "short"}}]

@@ -7,7 +7,8 @@ use cofactor_http::{ApiError, Caller, LimitClass, Reply, Routes, Session};
 use cofactor_store::Direction;
 use cofactor_wire::room::{NewEvent, RoomCommand, Transaction};
 use ruma::api::client::{
-    context::get_context, message::send_message_event, redact::redact_event, room::get_room_event,
+    context::get_context, filter::LazyLoadOptions, message::send_message_event, redact::redact_event,
+    room::get_room_event,
 };
 use serde_json::json;
 
@@ -95,7 +96,14 @@ async fn context(api: Api, caller: Caller<Session>, request: get_context::v3::Re
     after.events.truncate(limit - limit / 2);
     let last = after.events.last().unwrap_or(&found).position;
     let first = before.events.last().unwrap_or(&found).position;
-    let state = api.history.state_at(room_id, last, &Members::All).await?;
+    let events = before.events.iter().chain(&after.events).chain([&found]);
+    let members = match request.filter.lazy_load_options {
+        LazyLoadOptions::Enabled { .. } => Members::Only(events.map(|one| one.event.sender.to_string()).collect()),
+        LazyLoadOptions::Disabled => Members::All,
+    };
+    let filter = EventFilter::of(&request.filter, room_id);
+    let mut state = api.history.state_at(room_id, last, &members).await?;
+    state.retain(|event| filter.takes(&event.event));
     Reply::value(&json!({
         "event": api.event(session, room_id, &found),
         "events_before": api.events(session, room_id, &before.events),

@@ -52,7 +52,7 @@ impl Api {
     }
 
     pub(crate) fn reader<'a>(&self, session: &'a Session) -> Reader<'a> {
-        Reader { user_id: &session.user_id, device_id: &session.device_id, now_ms: self.clock.now_ms() }
+        Reader { user_id: &session.user_id, device_id: &session.device_id, now_ms: self.clock.now_ms(), fields: None }
     }
 
     /// Events as a JSON array.

@@ -62,7 +62,8 @@ pub(crate) async fn read(
 
 /// The events as a JSON array.
 pub(crate) fn array(events: &[StateEvent], look: &Look<'_>, now_ms: u64) -> Json {
-    let reader = Reader { user_id: &look.slot.user_id, device_id: &look.request.device_id, now_ms };
+    let (user_id, device_id) = (&look.slot.user_id, &look.request.device_id);
+    let reader = Reader { user_id, device_id, now_ms, fields: look.fields.as_ref() };
     let mut array = Json::array();
     for placed in events {
         array.element_with(|out| render(out, &placed.event, None, &reader));
