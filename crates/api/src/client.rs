@@ -5,6 +5,7 @@ mod account_data;
 mod aliases;
 mod backup;
 mod devices;
+mod directory;
 mod discovery;
 mod events;
 mod keys;
@@ -34,6 +35,7 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
     push_rules::mount(routes);
     rooms::mount(routes);
     aliases::mount(routes);
+    directory::mount(routes);
     membership::mount(routes);
     state::mount(routes);
     events::mount(routes);

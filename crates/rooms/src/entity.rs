@@ -11,6 +11,7 @@ use futures::future::LocalBoxFuture;
 use ruma::{OwnedServerName, RoomVersionId, UserId, events::StateEventType, signatures::Ed25519KeyPair};
 
 use crate::{
+    directory::PUBLIC_LIST,
     recent::Recent,
     record::to_pdu,
     state::State,
@@ -75,6 +76,8 @@ pub(crate) struct Room {
     pub(crate) totals: Totals,
     /// Totals of what is in no thread.
     pub(crate) main: Totals,
+    /// It is in the public directory.
+    pub(crate) public: bool,
     pub(crate) transactions: Transactions,
     pub(crate) recent: Recent,
     pub(crate) typing: TypingUsers,
@@ -164,6 +167,7 @@ async fn load_room(env: &Env, id: &EntityId) -> Result<Option<Room>, Fault> {
     let head = newest.position;
     let newest: EventRecord = record::decode(&newest.value)?;
     let last_pdu = to_pdu(&newest, state.version)?;
+    let public = env.store().get(&tables::DIRECTORY, &key![PUBLIC_LIST], &key![id]).await?.is_some();
     let reference = |pdu: &Pdu| EventRef::to(pdu).map_err(|error| Fault::internal(error.to_string()));
     let mut room = Room {
         extremities: vec![reference(&last_pdu)?],
@@ -171,6 +175,7 @@ async fn load_room(env: &Env, id: &EntityId) -> Result<Option<Room>, Fault> {
         head,
         totals: newest.totals,
         main: newest.main,
+        public,
         transactions: Transactions::default(),
         recent: Recent::default(),
         typing: TypingUsers::default(),

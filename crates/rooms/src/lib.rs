@@ -10,6 +10,7 @@
 //! To add a command, add a variant to `cofactor_wire::room::RoomCommand` and an arm in [`RoomEntity`]'s `decide`.
 
 mod create;
+mod directory;
 mod entity;
 mod handle;
 mod membership;

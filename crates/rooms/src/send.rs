@@ -180,6 +180,7 @@ impl Room {
             };
             stage_state(cx, position, &record, state_key, before.map(|event| event.position), said)?;
         }
+        self.republish(pdu, cx)?;
         self.stage_counts(cx, &class, &record, position)?;
         if let Some(link) = link {
             link.stage(cx, &record, position)?;

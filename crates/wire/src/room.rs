@@ -166,6 +166,39 @@ pub struct Summary {
     pub position: Position,
 }
 
+/// A row of the `directory` table: what is shown of a published room.
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms>
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicRoom {
+    /// Its name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its topic.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Its alias.
+    #[serde(default)]
+    pub canonical_alias: Option<String>,
+    /// Its picture.
+    #[serde(default)]
+    pub avatar_url: Option<String>,
+    /// Who may join.
+    #[serde(default)]
+    pub join_rule: Option<String>,
+    /// Its type, such as `m.space`.
+    #[serde(default)]
+    pub room_type: Option<String>,
+    /// Anybody may read it.
+    #[serde(default)]
+    pub world_readable: bool,
+    /// Guests may join.
+    #[serde(default)]
+    pub guest_can_join: bool,
+    /// Joined members.
+    #[serde(default)]
+    pub joined: u64,
+}
+
 /// A row of the `room_state` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurrentState {

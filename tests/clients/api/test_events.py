@@ -148,6 +148,26 @@ def test_a_redaction_empties_the_event_for_everyone(alice, bob, room):
     assert "regret" not in bodies(alice.messages(room, dir="b")["chunk"])
 
 
+def test_the_same_reaction_is_taken_once_until_it_is_redacted(alice, bob, room):
+    event = alice.send(room, "parent")
+    react = lambda key: {"m.relates_to": {"rel_type": "m.annotation", "event_id": event, "key": key}}
+    send = lambda who, key: who.put("/v3/rooms/{}/send/m.reaction/{}", room, unique("t"), body=react(key))["event_id"]
+    first = send(bob, "👍")
+    send(alice, "👍"), send(bob, "👎"), send(bob, "k" * 300 + "a")
+    again = ("PUT", "/v3/rooms/{}/send/m.reaction/{}", room)
+    bob.refused(400, "M_DUPLICATE_ANNOTATION", *again, unique("t"), body=react("👍"))
+    bob.redact(room, first)
+    second = send(bob, "👍")
+    bob.refused(400, "M_DUPLICATE_ANNOTATION", *again, unique("t"), body=react("👍"))
+    assert first != second
+
+
+def test_bodies_that_are_not_utf_8_are_refused_even_where_nobody_looks(alice, room):
+    for path in ("/v3/rooms/{}/send/m.room.message/utf8", "/v3/rooms/{}/leave"):
+        method = "PUT" if "send" in path else "POST"
+        alice.refused(400, "M_NOT_JSON", method, path, room, raw=b'{"body":"x","ignored":"\xff"}')
+
+
 def receipts(answer, room, kind="m.read"):
     found = {}
     for event in of_type(joined(answer, room).get("ephemeral", {}).get("events", []), "m.receipt"):
