@@ -15,6 +15,7 @@ mod messages;
 mod profile;
 mod push_rules;
 mod receipts;
+mod relations;
 mod rooms;
 mod session;
 mod state;
@@ -41,6 +42,7 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
     events::mount(routes);
     messages::mount(routes);
     receipts::mount(routes);
+    relations::mount(routes);
     sync::mount(routes);
     keys::mount(routes);
     backup::mount(routes);

@@ -5,6 +5,7 @@
 //!
 //! Invariant: no event leaves this crate for a viewer without having passed [`Viewpoint::sees`].
 
+mod bundle;
 mod filter;
 mod page;
 mod relations;
@@ -20,6 +21,7 @@ use cofactor_wire::room::{EventRecord, class};
 use ruma::{EventId, RoomId};
 
 pub use self::{
+    bundle::{Bundle, Bundles, ThreadBundle},
     filter::EventFilter,
     page::{Page, PageRequest, PageToken},
     relations::{ActiveThread, PlacedChild},

@@ -1,9 +1,10 @@
 //! Events as clients get them: stored bytes, copied, with the few members that depend on the reader.
 
 use cofactor_types::split_property_path;
-use cofactor_wire::room::EventRecord;
 use ruma::{DeviceId, RoomId, UserId};
 use serde_json::{Map, Value};
+
+use crate::{Bundle, Bundles, Placed};
 
 /// For whom an event is rendered.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,8 @@ pub struct Reader<'a> {
     pub now_ms: u64,
     /// The fields wanted; `None`: all.
     pub fields: Option<&'a EventFields>,
+    /// What goes with the events; `None`: nothing does.
+    pub bundles: Option<&'a Bundles>,
 }
 
 /// Fields wanted beyond this number are all fields: a server may include more than was asked for.
@@ -49,9 +52,9 @@ impl EventFields {
 }
 
 /// Appends the event's JSON to `out`; with `room_id` where the endpoint wants it.
-pub fn render(out: &mut Vec<u8>, event: &EventRecord, room_id: Option<&RoomId>, reader: &Reader) {
+pub fn render(out: &mut Vec<u8>, placed: &Placed, room_id: Option<&RoomId>, reader: &Reader) {
     let start = out.len();
-    render_whole(out, event, room_id, reader);
+    render_whole(out, placed, room_id, reader, Depth::Served);
     if let Some(fields) = reader.fields {
         // What was just written is JSON.
         let event = serde_json::from_slice(&out[start..]).unwrap_or_default();
@@ -60,7 +63,19 @@ pub fn render(out: &mut Vec<u8>, event: &EventRecord, room_id: Option<&RoomId>, 
     }
 }
 
-fn render_whole(out: &mut Vec<u8>, event: &EventRecord, room_id: Option<&RoomId>, reader: &Reader) {
+/// How far an event is from the one that is served; the deepest brings nothing with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    /// It is served itself.
+    Served,
+    /// It goes with one that is served.
+    Bundled,
+    /// It goes with one that goes with another.
+    Deepest,
+}
+
+fn render_whole(out: &mut Vec<u8>, placed: &Placed, room_id: Option<&RoomId>, reader: &Reader, depth: Depth) {
+    let event = &placed.event;
     // The stored object ends with its brace; what is added goes before it.
     let body = event.json.strip_suffix(b"}").unwrap_or(&event.json);
     out.extend_from_slice(body);
@@ -82,7 +97,43 @@ fn render_whole(out: &mut Vec<u8>, event: &EventRecord, room_id: Option<&RoomId>
         out.push(b',');
         out.extend_from_slice(&event.unsigned);
     }
+    if let Some(bundle) = reader.bundles.and_then(|bundles| bundles.get(placed.position))
+        && depth != Depth::Deepest
+    {
+        render_bundle(out, bundle, room_id, reader, depth);
+    }
     out.extend_from_slice(b"}}");
+}
+
+/// `,"m.relations":{…}`.
+fn render_bundle(out: &mut Vec<u8>, bundle: &Bundle, room_id: Option<&RoomId>, reader: &Reader, depth: Depth) {
+    let below = if depth == Depth::Served { Depth::Bundled } else { Depth::Deepest };
+    out.extend_from_slice(b",\"m.relations\":{");
+    let mut separator: &[u8] = b"";
+    if let Some(edit) = &bundle.edit {
+        out.extend_from_slice(b"\"m.replace\":");
+        render_whole(out, edit, room_id, reader, Depth::Deepest);
+        separator = b",";
+    }
+    if let Some(thread) = &bundle.thread {
+        out.extend_from_slice(separator);
+        out.extend_from_slice(b"\"m.thread\":{\"latest_event\":");
+        render_whole(out, &thread.latest, room_id, reader, below);
+        let rest = format!(r#","count":{},"current_user_participated":{}}}"#, thread.count, thread.participated);
+        out.extend_from_slice(rest.as_bytes());
+        separator = b",";
+    }
+    if !bundle.references.is_empty() {
+        out.extend_from_slice(separator);
+        out.extend_from_slice(b"\"m.reference\":{\"chunk\":[");
+        for (index, event_id) in bundle.references.iter().enumerate() {
+            out.extend_from_slice(if index == 0 { b"{\"event_id\":" } else { b",{\"event_id\":" });
+            string(out, event_id.as_str());
+            out.push(b'}');
+        }
+        out.extend_from_slice(b"]}");
+    }
+    out.push(b'}');
 }
 
 /// Appends a JSON string.

@@ -100,6 +100,13 @@ pub struct EventRecord {
     pub redacts: Option<OwnedEventId>,
 }
 
+impl EventRecord {
+    /// Whether a redaction took its content away.
+    pub fn is_redacted(&self) -> bool {
+        self.unsigned.starts_with(br#""redacted_because""#)
+    }
+}
+
 /// The place of an event in a thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InThread {

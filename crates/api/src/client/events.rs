@@ -70,7 +70,7 @@ async fn event(api: Api, caller: Caller<Session>, request: get_room_event::v3::R
     let view = api.history.viewpoint(&request.room_id, &caller.session.user_id).await?;
     let found = api.history.find(&request.room_id, &request.event_id).await?;
     let found = found.filter(|placed| view.sees(placed.position, &placed.event)).ok_or_else(missing)?;
-    Reply::value(&api.event(&caller.session, &request.room_id, &found))
+    Reply::value(&api.bundled_event(&caller.session, &request.room_id, &view, &found).await?)
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid>
@@ -105,9 +105,9 @@ async fn context(api: Api, caller: Caller<Session>, request: get_context::v3::Re
     let mut state = api.history.state_at(room_id, last, &members).await?;
     state.retain(|event| filter.takes(&event.event));
     Reply::value(&json!({
-        "event": api.event(session, room_id, &found),
-        "events_before": api.events(session, room_id, &before.events),
-        "events_after": api.events(session, room_id, &after.events),
+        "event": api.bundled_event(session, room_id, &view, &found).await?,
+        "events_before": api.bundled(session, room_id, &view, &before.events).await?,
+        "events_after": api.bundled(session, room_id, &view, &after.events).await?,
         "start": PageToken(first.previous()).to_string(),
         "end": PageToken(last).to_string(),
         "state": api.events(session, room_id, &state),

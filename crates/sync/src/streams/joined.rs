@@ -46,14 +46,16 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
         return Ok(None);
     }
 
+    let (room_id, user_id) = (&room.entry.room_id, &look.slot.user_id);
+    let bundles = inner.history.bundles(room_id, user_id, None, &timeline.events).await?;
     let mut json = Json::object();
     let mut part = Json::object();
-    part.member("events", &state::array(&timeline.events, look, now_ms).end_array());
+    part.member("events", &state::array(&timeline.events, look, now_ms, Some(&bundles)).end_array());
     part.member("limited", if timeline.limited { b"true" } else { b"false" });
     part.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
     json.member("timeline", &part.end_object());
     let name = look.request.state_after.unwrap_or("state");
-    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms)));
+    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms, None)));
     json.events("ephemeral", ephemeral);
     json.events("account_data", data);
     if whole || receipt_moved || !timeline.events.is_empty() {
