@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use cofactor_types::{ErrorClass, Fault, ShardId};
 use cofactor_wire::node::{Call, Target};
-use tokio::time::Instant;
 
 use crate::{Env, takeover};
 
@@ -29,14 +28,14 @@ pub(crate) fn not_owner() -> Fault {
 pub(crate) struct Route<'a> {
     env: &'a Env,
     shard: ShardId,
-    began: Instant,
+    began_us: u64,
     pause: Duration,
     last: Option<Fault>,
 }
 
 impl<'a> Route<'a> {
     pub(crate) fn new(env: &'a Env, shard: ShardId) -> Self {
-        Self { env, shard, began: Instant::now(), pause: PAUSE_MIN, last: None }
+        Self { env, shard, began_us: env.clock().steady_us(), pause: PAUSE_MIN, last: None }
     }
 
     /// One try.
@@ -55,7 +54,8 @@ impl<'a> Route<'a> {
     /// # Errors
     /// When the time is over.
     pub(crate) async fn again(&mut self) -> Result<(), Fault> {
-        if self.began.elapsed() + self.pause > TOTAL_MAX {
+        let elapsed = Duration::from_micros(self.env.clock().steady_us().saturating_sub(self.began_us));
+        if elapsed + self.pause > TOTAL_MAX {
             let last = self.last.take().map_or_else(|| "nobody owns it".to_owned(), |fault| fault.message.into());
             return Err(Fault::unavailable(format!("the room or user cannot be reached at the moment: {last}")));
         }

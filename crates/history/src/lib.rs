@@ -5,8 +5,10 @@
 //!
 //! Invariant: no event leaves this crate for a viewer without having passed [`Viewpoint::sees`].
 
+mod bundle;
 mod filter;
 mod page;
+mod relations;
 mod render;
 mod state;
 mod viewpoint;
@@ -19,9 +21,11 @@ use cofactor_wire::room::{EventRecord, class};
 use ruma::{EventId, RoomId};
 
 pub use self::{
+    bundle::{Bundle, Bundles, ThreadBundle},
     filter::EventFilter,
     page::{Page, PageRequest, PageToken},
-    render::{Reader, render},
+    relations::{ActiveThread, PlacedChild},
+    render::{EventFields, Reader, render},
     state::{Members, StateEvent},
     viewpoint::Viewpoint,
 };

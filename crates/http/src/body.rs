@@ -73,12 +73,17 @@ fn broken(error: &actix_web::error::PayloadError) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", format!("the body broke off: {error}"))
 }
 
-/// Whether `bytes` are JSON of bounded depth; the types are somebody else's question.
-pub(crate) fn check_json(bytes: &[u8]) -> Result<(), ApiError> {
+/// Whether `bytes` are JSON of bounded depth; the types are somebody else's question. Text that is not UTF-8 is refused also
+/// where nobody would look at it.
+///
+/// # Errors
+/// `M_NOT_JSON`, or `M_BAD_JSON` if it nests too deeply.
+pub fn check_json(bytes: &[u8]) -> Result<(), ApiError> {
     if depth_of(bytes) > JSON_DEPTH_MAX {
         return Err(ApiError::bad_json(format!("the body nests deeper than {JSON_DEPTH_MAX} levels")));
     }
-    serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map(drop).map_err(|_| ApiError::not_json())
+    let text = std::str::from_utf8(bytes).map_err(|_| ApiError::not_json())?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map(drop).map_err(|_| ApiError::not_json())
 }
 
 /// How deep brackets nest, whatever else the bytes are.
@@ -110,6 +115,7 @@ mod tests {
         assert!(check_json(br#"{"a":[1,"]"],"b":"\"{["}"#).is_ok());
         assert_eq!(check_json(b"nope").unwrap_err().errcode, "M_NOT_JSON");
         assert_eq!(check_json(br#"{"a":1} x"#).unwrap_err().errcode, "M_NOT_JSON");
+        assert_eq!(check_json(b"{\"ignored\":\"\xff\"}").unwrap_err().errcode, "M_NOT_JSON");
         let deep = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
         assert_eq!(check_json(&deep).unwrap_err().errcode, "M_BAD_JSON");
     }

@@ -15,7 +15,7 @@ mod routes;
 mod server;
 
 pub use self::{
-    body::{Body, BodyStream},
+    body::{Body, BodyStream, check_json},
     error::ApiError,
     limit::{LimitClass, LimitOptions, RateLimiter},
     routes::{Access, Caller, Exchange, Reply, ReplyBody, RequestContext, Routes, Scheme, Service, Session},

@@ -4,12 +4,20 @@ use bytes::Bytes;
 use cofactor_types::{ErrorClass, Fault};
 use ruma::{
     RoomId, UserId,
-    push::{Action, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset},
+    push::{Action, AnyPushRuleRef, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset},
 };
 use serde::{Deserialize, Serialize};
 
+use crate::{evaluate::CONDITIONS_MAX, glob::PATTERN_BYTES_MAX, place::Place};
+
 /// Rules of one user, the predefined ones included.
 const RULES_MAX: usize = 1_000;
+
+/// All rules of one user, in bytes.
+const RULES_BYTES_MAX: usize = 512 << 10;
+
+/// The id of a rule, in bytes.
+const RULE_ID_BYTES_MAX: usize = 255;
 
 /// The content of the account data `m.push_rules`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,7 +53,7 @@ impl Rules {
     /// The content to store and to show: every kind is there, also where it has no rule.
     ///
     /// # Errors
-    /// If the rules cannot be encoded: a defect.
+    /// `M_TOO_LARGE`; or the rules cannot be encoded: a defect.
     pub fn store(&self) -> Result<Bytes, Fault> {
         let defect = |error: serde_json::Error| Fault::internal(error.to_string());
         let mut content = serde_json::to_value(self).map_err(defect)?;
@@ -54,7 +62,11 @@ impl Rules {
                 content["global"][kind] = serde_json::json!([]);
             }
         }
-        serde_json::to_vec(&content).map(Bytes::from).map_err(defect)
+        let content = serde_json::to_vec(&content).map_err(defect)?;
+        if content.len() > RULES_BYTES_MAX {
+            return Err(too_large("the push rules are too large"));
+        }
+        Ok(content.into())
     }
 
     /// One rule.
@@ -65,18 +77,26 @@ impl Rules {
         self.global.get(kind, rule_id).ok_or_else(no_rule)
     }
 
-    /// Adds or replaces a rule.
+    /// Adds or replaces a rule; a replaced one keeps its place unless it is given another.
+    /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3pushrulesglobalkindruleid>
     ///
     /// # Errors
     /// If the rule or its place is wrong, or there are too many.
     pub fn put(&mut self, rule: NewPushRule, after: Option<&str>, before: Option<&str>) -> Result<(), Fault> {
-        if self.global.iter().count() >= RULES_MAX {
-            return Err(Fault::new(ErrorClass::Invalid, "M_TOO_LARGE", "there are too many push rules"));
+        check(&rule)?;
+        if self.get(rule.kind(), rule.rule_id()).is_err() && self.global.iter().count() >= RULES_MAX {
+            return Err(too_large("there are too many push rules"));
         }
-        self.global.insert(rule, after, before).map_err(|error| match error {
-            InsertPushRuleError::UnknownRuleId => Fault::not_found(error.to_string()),
-            _ => Fault::invalid(error.to_string()),
-        })
+        let place = Place { after, before };
+        let global = &mut self.global;
+        match rule {
+            NewPushRule::Override(rule) => place.put(&mut global.override_, rule.into()),
+            NewPushRule::Underride(rule) => place.put(&mut global.underride, rule.into()),
+            NewPushRule::Content(rule) => place.put(&mut global.content, rule.into()),
+            NewPushRule::Room(rule) => place.put(&mut global.room, rule.into()),
+            NewPushRule::Sender(rule) => place.put(&mut global.sender, rule.into()),
+            _ => Err(Fault::invalid("unknown kind of push rule")),
+        }
     }
 
     /// Removes a rule of the user's own.
@@ -133,6 +153,38 @@ fn kind_of(rule: &AnyPushRuleRef<'_>) -> RuleKind {
         AnyPushRuleRef::Sender(_) => RuleKind::Sender,
         _ => RuleKind::Underride,
     }
+}
+
+/// What a rule of the user's own may be.
+fn check(rule: &NewPushRule) -> Result<(), Fault> {
+    let rule_id = rule.rule_id();
+    if rule_id.starts_with('.') || rule_id.contains(['/', '\\']) {
+        return Err(Fault::invalid("a rule id begins with no dot and contains no slash or backslash"));
+    }
+    if rule_id.len() > RULE_ID_BYTES_MAX {
+        return Err(too_large("the rule id is too long"));
+    }
+    let conditions = match rule {
+        NewPushRule::Override(rule) | NewPushRule::Underride(rule) => &rule.conditions[..],
+        NewPushRule::Content(rule) if rule.pattern.len() > PATTERN_BYTES_MAX => {
+            return Err(too_large("the pattern is too long"));
+        }
+        _ => &[],
+    };
+    let too_long = |condition: &PushCondition| match condition {
+        PushCondition::EventMatch(data) => data.pattern.len().max(data.key.len()) > PATTERN_BYTES_MAX,
+        PushCondition::EventPropertyIs(data) => data.key.len() > PATTERN_BYTES_MAX,
+        PushCondition::EventPropertyContains(data) => data.key.len() > PATTERN_BYTES_MAX,
+        _ => false,
+    };
+    if conditions.len() > CONDITIONS_MAX || conditions.iter().any(too_long) {
+        return Err(too_large("the rule has too many conditions, or too long ones"));
+    }
+    Ok(())
+}
+
+fn too_large(message: &'static str) -> Fault {
+    Fault::new(ErrorClass::Invalid, "M_TOO_LARGE", message)
 }
 
 fn no_rule() -> Fault {

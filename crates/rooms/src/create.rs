@@ -1,26 +1,22 @@
-//! The first events of a room, and its place in the public directory.
+//! The first events of a room.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use cofactor_entity::{Cx, Decision};
-use cofactor_room::{Pdu, PowerLevels, Verified, parse_pdu_object, room_version};
-use cofactor_store::{key, tables};
+use cofactor_room::{Pdu, Verified, parse_pdu_object, room_version};
 use cofactor_types::{Fault, Position};
-use cofactor_wire::room::{CreateRoom, RoomReply, Totals};
-use ruma::{OwnedUserId, UserId, events::StateEventType};
+use cofactor_wire::room::{CreateRoom, Totals};
+use ruma::OwnedUserId;
 
 use crate::{
-    entity::{Recent, Room, RoomEntity, RoomsConfig},
+    entity::{Room, RoomEntity, RoomsConfig},
     membership::member_event,
+    recent::Recent,
     send::auth_fault,
     state::State,
     transactions::Transactions,
     typing::TypingUsers,
 };
-
-/// The list of published rooms; the only one so far.
-pub(crate) const PUBLIC_LIST: &str = "public";
 
 impl RoomEntity {
     pub(crate) fn create(&mut self, create: CreateRoom, cx: &mut Cx) -> Decision<Self> {
@@ -48,43 +44,19 @@ impl RoomEntity {
             depth: 0,
             head: Position::ZERO,
             totals: Totals::default(),
+            main: Totals::default(),
+            public: false,
             transactions: Transactions::default(),
             recent: Recent::default(),
             typing: TypingUsers::default(),
         };
-        let reply = room.accept(&config, cx, &pdu, None)?;
+        let reply = room.accept(&config, cx, &pdu, None, None)?;
         room.first_events(&config, &create, cx)?;
         if create.public {
-            cx.put(&tables::DIRECTORY, key![PUBLIC_LIST], key![cx.id()], Bytes::new());
+            room.publish(true, cx)?;
         }
         self.room = Some(room);
         Ok(Decision::Commit(reply))
-    }
-
-    /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3directorylistroomroomid>
-    pub(crate) fn set_directory(&mut self, user_id: &UserId, public: bool, cx: &mut Cx) -> Decision<Self> {
-        let allowed = self.may_alias(user_id);
-        Decision::from_result(allowed.map(|_| {
-            let (partition, clustering) = (key![PUBLIC_LIST], key![cx.id()]);
-            if public {
-                cx.put(&tables::DIRECTORY, partition, clustering, Bytes::new());
-            } else {
-                cx.delete(&tables::DIRECTORY, partition, clustering);
-            }
-            Decision::Commit(RoomReply::Done)
-        }))
-    }
-
-    /// Who may say by what name the room is known.
-    pub(crate) fn may_alias(&mut self, user_id: &UserId) -> Result<RoomReply, Fault> {
-        let room = self.room()?;
-        let power: Arc<PowerLevels> = room.state.power()?;
-        let canonical_alias = StateEventType::RoomCanonicalAlias.to_string().as_str().into();
-        if power.may_send(user_id, &canonical_alias, true) {
-            Ok(RoomReply::Done)
-        } else {
-            Err(Fault::forbidden("you may not change the names of this room"))
-        }
     }
 }
 
@@ -92,11 +64,11 @@ impl Room {
     fn first_events(&mut self, config: &RoomsConfig, create: &CreateRoom, cx: &mut Cx) -> Result<(), Fault> {
         for event in &create.events {
             let pdu = self.author(config, cx, &create.creator, event)?;
-            self.accept(config, cx, &pdu, None)?;
+            self.accept(config, cx, &pdu, None, None)?;
         }
         for (invited, content) in &create.invites {
             let pdu = self.invite(config, create, invited, content, cx)?;
-            self.accept(config, cx, &pdu, None)?;
+            self.accept(config, cx, &pdu, None, None)?;
         }
         Ok(())
     }

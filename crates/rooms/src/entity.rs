@@ -1,9 +1,6 @@
 //! The room entity: its state in memory, how it is built, and where its commands go.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use cofactor_entity::{Cx, Decision, Entity, Env};
 use cofactor_room::{EventRef, Pdu, room_version};
@@ -11,17 +8,16 @@ use cofactor_store::{Direction, Key, LogKey, RangeRead, Scan, key, record, table
 use cofactor_types::{EntityId, EntityKind, Fault, Position, limits::TRANSACTION_ID_LIFE_US};
 use cofactor_wire::room::{CurrentState, EventRecord, Overview, RoomCommand, RoomReply, Totals, class};
 use futures::future::LocalBoxFuture;
-use ruma::{OwnedEventId, OwnedServerName, RoomVersionId, UserId, events::StateEventType, signatures::Ed25519KeyPair};
+use ruma::{OwnedServerName, RoomVersionId, UserId, events::StateEventType, signatures::Ed25519KeyPair};
 
 use crate::{
+    directory::PUBLIC_LIST,
+    recent::Recent,
     record::to_pdu,
     state::State,
     transactions::{TRANSACTIONS_MAX, Transactions},
     typing::TypingUsers,
 };
-
-/// Recent events whose position is known without a read.
-const RECENT_MAX: usize = 256;
 
 /// What rooms need of their node.
 #[derive(Clone)]
@@ -78,32 +74,13 @@ pub(crate) struct Room {
     pub(crate) depth: u64,
     pub(crate) head: Position,
     pub(crate) totals: Totals,
+    /// Totals of what is in no thread.
+    pub(crate) main: Totals,
+    /// It is in the public directory.
+    pub(crate) public: bool,
     pub(crate) transactions: Transactions,
     pub(crate) recent: Recent,
     pub(crate) typing: TypingUsers,
-}
-
-/// Positions of the latest events.
-#[derive(Debug, Default)]
-pub(crate) struct Recent {
-    positions: HashMap<OwnedEventId, (Position, Totals)>,
-    order: VecDeque<OwnedEventId>,
-}
-
-impl Recent {
-    pub(crate) fn get(&self, event_id: &OwnedEventId) -> Option<(Position, Totals)> {
-        self.positions.get(event_id).copied()
-    }
-
-    pub(crate) fn note(&mut self, event_id: OwnedEventId, position: Position, totals: Totals) {
-        self.positions.insert(event_id.clone(), (position, totals));
-        self.order.push_back(event_id);
-        if self.order.len() > RECENT_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.positions.remove(&oldest);
-        }
-    }
 }
 
 impl RoomEntity {
@@ -190,12 +167,15 @@ async fn load_room(env: &Env, id: &EntityId) -> Result<Option<Room>, Fault> {
     let head = newest.position;
     let newest: EventRecord = record::decode(&newest.value)?;
     let last_pdu = to_pdu(&newest, state.version)?;
+    let public = env.store().get(&tables::DIRECTORY, &key![PUBLIC_LIST], &key![id]).await?.is_some();
     let reference = |pdu: &Pdu| EventRef::to(pdu).map_err(|error| Fault::internal(error.to_string()));
     let mut room = Room {
         extremities: vec![reference(&last_pdu)?],
         depth: last_pdu.depth(),
         head,
         totals: newest.totals,
+        main: newest.main,
+        public,
         transactions: Transactions::default(),
         recent: Recent::default(),
         typing: TypingUsers::default(),
@@ -205,7 +185,7 @@ async fn load_room(env: &Env, id: &EntityId) -> Result<Option<Room>, Fault> {
     let recent = env.reader().read(&log, tail(yesterday, TRANSACTIONS_MAX)).await?;
     for row in recent.into_iter().rev() {
         let event: EventRecord = record::decode(&row.value)?;
-        room.recent.note(event.event_id.clone(), row.position, event.totals);
+        room.recent.note(&event, row.position);
         if let Some(transaction) = &event.transaction {
             room.transactions.note(&event.sender, &event.event_type, transaction, event.event_id, row.position);
         }

@@ -8,7 +8,7 @@ use cofactor_entity::{Entities, Env, Placement};
 use cofactor_room::{Draft, author};
 use cofactor_store::{CasOutcome, Durability, Key, Mutation, Scan, StoreError, key, record, tables};
 use cofactor_types::{EntityId, ErrorClass, Fault};
-use cofactor_wire::room::{Alias, CreateRoom, RoomCommand, RoomReply, Rooms};
+use cofactor_wire::room::{Alias, CreateRoom, PublicRoom, RoomCommand, RoomReply, Rooms};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId,
     events::TimelineEventType,
@@ -16,7 +16,7 @@ use ruma::{
 use serde_json::Value;
 
 use crate::{
-    create::PUBLIC_LIST,
+    directory::PUBLIC_LIST,
     entity::{RoomEntity, RoomsConfig},
     presets::CreateRoomOptions,
     send::author_fault,
@@ -24,6 +24,9 @@ use crate::{
 
 /// Aliases of one room that are listed.
 const ALIASES_MAX: usize = 1_000;
+
+/// Published rooms that are looked at.
+const PUBLIC_ROOMS_MAX: usize = 10_000;
 
 /// The rooms of this node. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -150,6 +153,21 @@ impl RoomsHandle {
     pub async fn is_public(&self, room_id: &RoomId) -> Result<bool, Fault> {
         let (partition, clustering) = (key![PUBLIC_LIST], key![room_id.as_str()]);
         Ok(self.env.store().get(&tables::DIRECTORY, &partition, &clustering).await?.is_some())
+    }
+
+    /// The published rooms, in the order of their ids.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn public_rooms(&self) -> Result<Vec<(OwnedRoomId, PublicRoom)>, Fault> {
+        let scan = Scan::new(&tables::DIRECTORY, key![PUBLIC_LIST], Key::EMPTY, PUBLIC_ROOMS_MAX);
+        let rows = self.env.store().scan(scan).await?;
+        let shown = rows.iter().filter(|row| !row.value.is_empty());
+        let room = |row: &cofactor_store::Row| {
+            let room_id = RoomId::parse(row.clustering.text(0)).map_err(|error| Fault::internal(error.to_string()))?;
+            Ok((room_id, record::decode(&row.value)?))
+        };
+        shown.map(room).collect()
     }
 
     /// The local aliases of a room.

@@ -10,13 +10,16 @@
 //! To add a command, add a variant to `cofactor_wire::room::RoomCommand` and an arm in [`RoomEntity`]'s `decide`.
 
 mod create;
+mod directory;
 mod entity;
 mod handle;
 mod membership;
 mod presets;
 mod receipts;
+mod recent;
 mod record;
 mod redact;
+mod relate;
 mod send;
 mod state;
 mod stripped;

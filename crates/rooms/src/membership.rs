@@ -66,7 +66,7 @@ impl RoomEntity {
         }
         let event = member_event(target, &content)?;
         let pdu = room.author(&config, cx, sender, &event)?;
-        let reply = room.accept(&config, cx, &pdu, None)?;
+        let reply = room.accept(&config, cx, &pdu, None, None)?;
         Ok(Decision::Commit(reply))
     }
 
@@ -101,7 +101,7 @@ impl RoomEntity {
         content.remove("join_authorised_via_users_server");
         content.remove("reason");
         let pdu = room.author(&config, cx, user_id, &member_event(user_id, &content)?)?;
-        room.accept(&config, cx, &pdu, None)?;
+        room.accept(&config, cx, &pdu, None, None)?;
         Ok(Decision::Commit(RoomReply::Done))
     }
 }

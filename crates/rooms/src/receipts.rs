@@ -6,10 +6,10 @@ use std::sync::Arc;
 use cofactor_entity::{Cx, Decision, Read};
 use cofactor_store::{Direction, RangeRead, key, record, tables};
 use cofactor_types::{Fault, Position};
-use cofactor_wire::room::{DeviceChange, EventRecord, ReceiptRecord, RoomCommand, RoomReply, class};
+use cofactor_wire::room::{DeviceChange, ReceiptRecord, RoomCommand, RoomReply, Totals, class};
 use ruma::{OwnedEventId, OwnedUserId, events::room::member::MembershipState};
 
-use crate::{entity::RoomEntity, send::now};
+use crate::{entity::RoomEntity, recent::Known, send::now};
 
 struct Receipt {
     user_id: OwnedUserId,
@@ -48,20 +48,16 @@ impl RoomEntity {
         let partition = key![cx.id()];
         let clustering = key![receipt.user_id.as_str(), receipt.receipt_type.as_str(), receipt.thread_id.as_str()];
         let before = cx.row(&tables::RECEIPTS, &partition, &clustering);
-        let found = room.position_of(cx, &receipt.event_id);
-        let (Some(before), Ok(position)) = (before.clone(), &found) else {
+        let known = room.known(cx, &receipt.event_id, 0)?;
+        let (Some(before), Ok(known)) = (before.clone(), &known) else {
             let row = Read::Row { table: &tables::RECEIPTS, partition, clustering };
-            return Ok(Err(before.is_none().then_some(row).into_iter().chain(found.err()).collect()));
+            return Ok(Err(before.is_none().then_some(row).into_iter().chain(known.err()).collect()));
         };
-        let position = position.ok_or_else(missing)?;
-        let totals = match (room.recent.get(&receipt.event_id), cx.log(0)) {
-            (Some((_, totals)), _) => totals,
-            (None, Some(rows)) => record::decode::<EventRecord>(&rows.first().ok_or_else(missing)?.value)?.totals,
-            (None, None) => return Ok(Err(vec![read_event(position)])),
-        };
+        let known = known.as_ref().ok_or_else(missing)?;
+        let scoped = scoped(receipt, known)?;
         let before = before.map(|value| record::decode::<ReceiptRecord>(&value)).transpose()?;
         // Receipts only move forwards.
-        if before.is_some_and(|before| before.event_position >= position) {
+        if before.is_some_and(|before| before.event_position >= known.position) {
             return Ok(Ok(Decision::Reply(Ok(RoomReply::Done))));
         }
         let log_position = cx.allocate()?;
@@ -70,8 +66,9 @@ impl RoomEntity {
             receipt_type: receipt.receipt_type.clone(),
             thread_id: receipt.thread_id.clone(),
             event_id: receipt.event_id.clone(),
-            event_position: position,
-            totals,
+            event_position: known.position,
+            totals: known.totals,
+            scoped,
             ts: now(cx),
             position: log_position,
         };
@@ -96,6 +93,17 @@ impl RoomEntity {
         cx.append(class::DEVICE_LIST, &Arc::from(""), position, encoded.clone());
         cx.publish(class::DEVICE_LIST, position, encoded);
         Ok(Decision::Commit(RoomReply::Done))
+    }
+}
+
+/// The totals of what a receipt speaks of. <https://spec.matrix.org/v1.19/client-server-api/#threaded-read-receipts>
+fn scoped(receipt: &Receipt, event: &Known) -> Result<Totals, Fault> {
+    match (receipt.thread_id.as_str(), &event.thread) {
+        ("", _) | ("main", None) => Ok(event.main),
+        (root, Some(thread)) if thread.root == root => Ok(thread.totals),
+        // At its root nothing of a thread has been read.
+        (root, None) if receipt.event_id == root => Ok(Totals::default()),
+        _ => Err(Fault::invalid("the event is not part of the thread")),
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cofactor_room::{Pdu, RoomVersion};
 use cofactor_types::Fault;
-use cofactor_wire::room::{EventRecord, Totals, Transaction};
+use cofactor_wire::room::{EventRecord, InThread, Totals, Transaction};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, events::TimelineEventType};
 
 /// Members of the client form that are members of the federation form too.
@@ -14,6 +14,8 @@ const SHARED: [&str; 6] = ["content", "origin_server_ts", "sender", "state_key",
 pub(crate) struct Annotations {
     pub(crate) transaction: Option<Transaction>,
     pub(crate) totals: Totals,
+    pub(crate) main: Totals,
+    pub(crate) thread: Option<InThread>,
     pub(crate) notify: bool,
     pub(crate) highlight: bool,
     pub(crate) unsigned: Bytes,
@@ -29,7 +31,7 @@ pub(crate) fn to_record(pdu: &Pdu, annotations: Annotations) -> Result<EventReco
         federation.retain(|name, _| !SHARED.contains(&name.as_str()));
     }
     let federation = serde_json::to_vec(&federation).map_err(|error| Fault::internal(error.to_string()))?;
-    let Annotations { transaction, totals, notify, highlight, unsigned } = annotations;
+    let Annotations { transaction, totals, main, thread, notify, highlight, unsigned } = annotations;
     Ok(EventRecord {
         event_id: pdu.event_id().to_owned(),
         event_type: pdu.event_type().to_string(),
@@ -41,6 +43,8 @@ pub(crate) fn to_record(pdu: &Pdu, annotations: Annotations) -> Result<EventReco
         federation: federation.into(),
         transaction,
         totals,
+        main,
+        thread,
         notify,
         highlight,
         extremities: Vec::new(),

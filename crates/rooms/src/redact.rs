@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cofactor_entity::{Cx, Decision};
+use cofactor_entity::{Cx, Decision, Read};
 use cofactor_room::{Pdu, may_request_redaction, redact_pdu, redaction_applies};
 use cofactor_store::{key, record, tables};
 use cofactor_types::{Fault, Position};
@@ -14,6 +14,7 @@ use crate::{
     entity::{Room, RoomEntity},
     receipts::read_event,
     record::{Annotations, to_pdu, to_record},
+    relate::Unlink,
 };
 
 impl RoomEntity {
@@ -26,9 +27,9 @@ impl RoomEntity {
     ) -> Decision<Self> {
         match self.find_target(&sender, transaction.as_ref(), &event, cx) {
             Ok(Found::Answered(decision)) => decision,
-            Ok(Found::Read(read)) => Decision::Need(RoomCommand::Send { sender, transaction, event }, vec![read]),
-            Ok(Found::Target(position, target)) => {
-                Decision::from_result(self.apply_redaction(&sender, transaction, &event, position, &target, cx))
+            Ok(Found::Read(reads)) => Decision::Need(RoomCommand::Send { sender, transaction, event }, reads),
+            Ok(Found::Target(target)) => {
+                Decision::from_result(self.apply_redaction(&sender, transaction, &event, *target, cx))
             }
             Err(fault) => Decision::Reply(Err(fault)),
         }
@@ -52,15 +53,14 @@ impl RoomEntity {
         let target_id = event.redacts.as_ref().ok_or_else(missing)?;
         let position = match room.position_of(cx, target_id) {
             Ok(position) => position.ok_or_else(missing)?,
-            Err(read) => return Ok(Found::Read(read)),
+            Err(read) => return Ok(Found::Read(vec![read])),
         };
-        match cx.log(0) {
-            None => Ok(Found::Read(read_event(position))),
-            Some(rows) => {
-                let row = rows.first().ok_or_else(missing)?;
-                Ok(Found::Target(position, Box::new(record::decode(&row.value)?)))
-            }
-        }
+        let Some(rows) = cx.log(0) else { return Ok(Found::Read(vec![read_event(position)])) };
+        let event: EventRecord = record::decode(&rows.first().ok_or_else(missing)?.value)?;
+        Ok(match room.find_unlink(cx, &event)? {
+            Ok(unlink) => Found::Target(Box::new(Target { position, event, unlink })),
+            Err(reads) => Found::Read(reads),
+        })
     }
 
     fn apply_redaction(
@@ -68,21 +68,23 @@ impl RoomEntity {
         sender: &OwnedUserId,
         transaction: Option<Transaction>,
         event: &NewEvent,
-        position: Position,
-        target: &EventRecord,
+        target: Target,
         cx: &mut Cx,
     ) -> Result<Decision<Self>, Fault> {
         let config = self.config.clone();
         let room = self.room()?;
         let power = room.state.power()?;
-        let target_pdu = to_pdu(target, room.state.version)?;
+        let target_pdu = to_pdu(&target.event, room.state.version)?;
         if !may_request_redaction(sender, &target_pdu, &power) {
             return Err(Fault::forbidden("you may redact only your own events in this room"));
         }
         let redaction = room.author(&config, cx, sender, event)?;
-        let reply = room.accept(&config, cx, &redaction, transaction)?;
+        let reply = room.accept(&config, cx, &redaction, transaction, None)?;
         if redaction_applies(&redaction, &target_pdu, &power) {
-            room.rewrite(cx, position, target, &target_pdu, &redaction)?;
+            room.rewrite(cx, target.position, &target.event, &target_pdu, &redaction)?;
+            if let Some(unlink) = target.unlink {
+                unlink.stage(cx, &target.event, target.position)?;
+            }
         }
         Ok(Decision::Commit(reply))
     }
@@ -90,8 +92,15 @@ impl RoomEntity {
 
 enum Found {
     Answered(Decision<RoomEntity>),
-    Read(cofactor_entity::Read),
-    Target(Position, Box<EventRecord>),
+    Read(Vec<Read>),
+    Target(Box<Target>),
+}
+
+/// The event to redact, and what it says about another.
+struct Target {
+    position: Position,
+    event: EventRecord,
+    unlink: Option<Unlink>,
 }
 
 impl Room {
@@ -111,6 +120,8 @@ impl Room {
         let annotations = Annotations {
             transaction: target.transaction.clone(),
             totals: target.totals,
+            main: target.main,
+            thread: target.thread.clone(),
             notify: target.notify,
             highlight: target.highlight,
             unsigned: unsigned.into(),

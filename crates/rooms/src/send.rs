@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cofactor_entity::{Cx, Decision, Read};
 use cofactor_room::{
-    AuthError, AuthorError, Draft, EventRef, Outcome, Pdu, Verified, author, classify, next_depth,
+    AuthError, AuthorError, Class, Draft, EventRef, Outcome, Pdu, Verified, author, classify, next_depth,
     parse_client_content, select_auth_events,
 };
 use cofactor_store::{Key, key, record, tables};
 use cofactor_types::{ErrorClass, Fault, Position};
 use cofactor_wire::room::{
-    CurrentState, EventRecord, KeyHistory, Mention, NewEvent, OWN_EVENT, ReceiptRecord, RoomReply, StateChange,
-    StateDelta, Transaction, class, state_sub,
+    CurrentState, EventRecord, InThread, KeyHistory, Mention, NewEvent, OWN_EVENT, ReceiptRecord, RoomCommand,
+    RoomReply, StateChange, StateDelta, Transaction, class, state_sub,
 };
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UInt, UserId,
@@ -23,6 +23,7 @@ use serde_json::value::RawValue;
 use crate::{
     entity::{Room, RoomEntity, RoomsConfig},
     record::{Annotations, to_record},
+    relate::{Found, Link},
     state::membership_of,
     stripped::deliver_membership,
 };
@@ -38,20 +39,24 @@ impl RoomEntity {
         if event.event_type == "m.room.redaction" && event.redacts.is_some() {
             return self.redact(sender, transaction, event, cx);
         }
-        Decision::from_result(self.try_send(&sender, transaction, &event, cx))
+        match self.try_send(&sender, transaction.as_ref(), &event, cx) {
+            Ok(Ok(decision)) => decision,
+            Ok(Err(reads)) => Decision::Need(RoomCommand::Send { sender, transaction, event }, reads),
+            Err(fault) => Decision::Reply(Err(fault)),
+        }
     }
 
     fn try_send(
         &mut self,
         sender: &OwnedUserId,
-        transaction: Option<Transaction>,
+        transaction: Option<&Transaction>,
         event: &NewEvent,
         cx: &mut Cx,
-    ) -> Result<Decision<Self>, Fault> {
+    ) -> Result<Found<Decision<Self>>, Fault> {
         let config = self.config.clone();
         let room = self.room()?;
-        if let Some(done) = room.repeated(sender, &event.event_type, transaction.as_ref()) {
-            return Ok(Decision::Reply(Ok(done)));
+        if let Some(done) = room.repeated(sender, &event.event_type, transaction) {
+            return Ok(Ok(Decision::Reply(Ok(done))));
         }
         if event.event_type == "m.room.member" {
             return Err(Fault::forbidden("memberships are changed by the membership endpoints"));
@@ -60,11 +65,15 @@ impl RoomEntity {
             return Err(Fault::forbidden("a room is created once"));
         }
         if let Some(unchanged) = room.unchanged(sender, event) {
-            return Ok(Decision::Reply(Ok(unchanged)));
+            return Ok(Ok(Decision::Reply(Ok(unchanged))));
         }
         let pdu = room.author(&config, cx, sender, event)?;
-        let reply = room.accept(&config, cx, &pdu, transaction)?;
-        Ok(Decision::Commit(reply))
+        let link = match room.find_link(cx, sender, event)? {
+            Ok(link) => link,
+            Err(reads) => return Ok(Err(reads)),
+        };
+        let reply = room.accept(&config, cx, &pdu, transaction.cloned(), link)?;
+        Ok(Ok(Decision::Commit(reply)))
     }
 }
 
@@ -150,25 +159,17 @@ impl Room {
         cx: &mut Cx,
         pdu: &Arc<Pdu>,
         transaction: Option<Transaction>,
+        link: Option<Link>,
     ) -> Result<RoomReply, Fault> {
         let power = if self.state.create().is_ok() { Some(self.state.power()?) } else { None };
         let class = classify(pdu, power.as_deref());
         let position = cx.allocate()?;
         let before = if pdu.state_key().is_some() { self.state.set(pdu, position) } else { None };
-
-        self.totals.notify += u64::from(class.notify);
-        self.totals.highlight += u64::from(class.highlight_room);
-        let annotations = Annotations {
-            transaction: transaction.clone(),
-            totals: self.totals,
-            notify: class.notify,
-            highlight: class.highlight_room,
-            unsigned: previous_content(before.as_ref().map(|event| &*event.pdu)),
-        };
-        let record = to_record(pdu, annotations)?;
+        let unsigned = previous_content(before.as_ref().map(|event| &*event.pdu));
+        let thread = link.as_ref().and_then(|link| link.in_thread(&class));
+        let record = to_record(pdu, self.annotate(&class, transaction, thread, unsigned))?;
         let encoded = record::encode(&record)?;
-        let no_sub = Arc::from("");
-        cx.append(class::TIMELINE, &no_sub, position, encoded.clone());
+        cx.append(class::TIMELINE, &Arc::from(""), position, encoded.clone());
         let at = record::encode(&position.0)?;
         cx.put(&tables::EVENT_POSITIONS, key![cx.id()], key![pdu.event_id().as_str()], at);
         if let Some(state_key) = pdu.state_key() {
@@ -179,15 +180,10 @@ impl Room {
             };
             stage_state(cx, position, &record, state_key, before.map(|event| event.position), said)?;
         }
-        for user_id in class.mentions.iter().filter(|user_id| *user_id != pdu.sender()) {
-            if self.state.membership(user_id) == MembershipState::Join {
-                let mention = Mention { highlight: true, counted: class.notify };
-                let clustering = key![user_id.as_str(), position];
-                cx.put(&tables::MENTIONS, key![cx.id()], clustering, record::encode(&mention)?);
-            }
-        }
-        if class.notify {
-            self.stage_own_event(cx, pdu, position)?;
+        self.republish(pdu, cx)?;
+        self.stage_counts(cx, &class, &record, position)?;
+        if let Some(link) = link {
+            link.stage(cx, &record, position)?;
         }
         cx.publish(class::TIMELINE, position, encoded);
         if *pdu.event_type() == TimelineEventType::RoomMember {
@@ -195,40 +191,81 @@ impl Room {
             let summary = record::encode(&self.state.summary(position))?;
             cx.put(&tables::ROOM_SUMMARIES, key![cx.id()], Key::EMPTY, summary);
         }
-
         self.extremities = vec![EventRef::to(pdu).map_err(|error| Fault::internal(error.to_string()))?];
         self.depth = pdu.depth();
         self.head = position;
-        self.recent.note(pdu.event_id().to_owned(), position, self.totals);
-        if let Some(transaction) = transaction {
-            let sender = pdu.sender().to_owned();
-            let event_type = pdu.event_type().to_string();
-            self.transactions.note(&sender, &event_type, &transaction, pdu.event_id().to_owned(), position);
+        self.recent.note(&record, position);
+        if let Some(transaction) = &record.transaction {
+            let event_id = record.event_id.clone();
+            self.transactions.note(&record.sender, &record.event_type, transaction, event_id, position);
         }
-        Ok(RoomReply::Sent { event_id: pdu.event_id().to_owned(), position })
+        Ok(RoomReply::Sent { event_id: record.event_id, position })
     }
 
-    /// Who sends has read what was before.
-    fn stage_own_event(&self, cx: &mut Cx, pdu: &Pdu, position: Position) -> Result<(), Fault> {
-        let own = ReceiptRecord {
-            user_id: pdu.sender().to_owned(),
-            receipt_type: OWN_EVENT.to_owned(),
-            thread_id: String::new(),
-            event_id: pdu.event_id().to_owned(),
-            event_position: position,
+    /// Counts an event of this class.
+    fn annotate(
+        &mut self,
+        class: &Class,
+        transaction: Option<Transaction>,
+        thread: Option<InThread>,
+        unsigned: Bytes,
+    ) -> Annotations {
+        let totals = [Some(&mut self.totals), thread.is_none().then_some(&mut self.main)];
+        for totals in totals.into_iter().flatten() {
+            totals.notify += u64::from(class.notify);
+            totals.highlight += u64::from(class.highlight_room);
+        }
+        Annotations {
+            transaction,
             totals: self.totals,
-            ts: pdu.origin_server_ts(),
-            position,
+            main: self.main,
+            thread,
+            notify: class.notify,
+            highlight: class.highlight_room,
+            unsigned,
+        }
+    }
+
+    /// Stages who is mentioned, and up to where the sender has read.
+    fn stage_counts(&self, cx: &mut Cx, class: &Class, event: &EventRecord, position: Position) -> Result<(), Fault> {
+        for user_id in class.mentions.iter().filter(|user_id| **user_id != event.sender) {
+            if self.state.membership(user_id) == MembershipState::Join {
+                let thread = event.thread.as_ref().map(|thread| thread.root.clone());
+                let mention = Mention { highlight: true, counted: class.notify, thread };
+                let clustering = key![user_id.as_str(), position];
+                cx.put(&tables::MENTIONS, key![cx.id()], clustering, record::encode(&mention)?);
+            }
+        }
+        if !class.notify {
+            return Ok(());
+        }
+        // Who sends has read what was before: everything, or the thread alone where threads are told apart.
+        let (scope, scoped) = match &event.thread {
+            Some(thread) => (thread.root.as_str(), thread.totals),
+            None => ("main", event.main),
         };
-        let clustering = key![pdu.sender().as_str(), OWN_EVENT, ""];
-        cx.put(&tables::RECEIPTS, key![cx.id()], clustering, record::encode(&own)?);
+        for (thread_id, scoped) in [("", event.main), (scope, scoped)] {
+            let own = ReceiptRecord {
+                user_id: event.sender.clone(),
+                receipt_type: OWN_EVENT.to_owned(),
+                thread_id: thread_id.to_owned(),
+                event_id: event.event_id.clone(),
+                event_position: position,
+                totals: event.totals,
+                scoped,
+                ts: event.ts,
+                position,
+            };
+            let clustering = key![event.sender.as_str(), OWN_EVENT, thread_id];
+            cx.put(&tables::RECEIPTS, key![cx.id()], clustering, record::encode(&own)?);
+        }
         Ok(())
     }
 
     /// Where an event stands, and the totals there; `Err` says what to read first.
     pub(crate) fn position_of(&self, cx: &Cx, event_id: &OwnedEventId) -> Result<Option<Position>, Read> {
-        if let Some((position, _)) = self.recent.get(event_id) {
-            return Ok(Some(position));
+        if let Some(known) = self.recent.get(event_id) {
+            return Ok(Some(known.position));
         }
         let (partition, clustering) = (key![cx.id()], key![event_id.as_str()]);
         match cx.row(&tables::EVENT_POSITIONS, &partition, &clustering) {
@@ -246,7 +283,7 @@ impl RoomEntity {
         };
         match room.position_of(cx, &event_id) {
             Ok(position) => Decision::Reply(Ok(RoomReply::Located { position })),
-            Err(read) => Decision::Need(cofactor_wire::room::RoomCommand::Locate { event_id }, vec![read]),
+            Err(read) => Decision::Need(RoomCommand::Locate { event_id }, vec![read]),
         }
     }
 }

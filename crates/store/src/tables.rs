@@ -64,6 +64,12 @@ tables! {
     16 ALIASES "aliases" Conditional [text("alias")] [];
     /// The aliases of a room, to list them.
     17 ROOM_ALIASES "room_aliases" Plain [text("room_id")] [text("alias")];
+    /// What the children of an event say about it, where it stands: its latest edit, its thread, its references.
+    18 AGGREGATES "aggregates" Plain [text("room_id")] [number("position")];
+    /// Annotations that stand, by parent, sender, type and key: none is made twice.
+    19 ANNOTATIONS "annotations" Plain [text("room_id")] [text("parent"), text("annotation")];
+    /// Who takes part in which threads, by where the root stands.
+    24 THREAD_USERS "thread_users" Plain [text("room_id")] [text("user_id"), number("root_position")];
     /// A user's own data by kind and key: devices, keys, account data, room list, filters, profile.
     20 USER_STATE "user_state" Plain [text("user_id")] [text("kind"), text("key")];
     /// Backed-up room keys.

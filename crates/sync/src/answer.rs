@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
+use cofactor_history::EventFields;
 use cofactor_types::{EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::user::RoomEntry;
 use ruma::{OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
@@ -34,6 +35,8 @@ pub(crate) struct Look<'a> {
     pub(crate) user_up_to: Position,
     /// Users whose messages the user does not want to see.
     pub(crate) ignored: BTreeSet<OwnedUserId>,
+    /// Fields of events that are wanted; `None`: all.
+    pub(crate) fields: Option<EventFields>,
 }
 
 impl Look<'_> {
@@ -67,7 +70,8 @@ impl Inner {
         };
         let user_after = since.map(|since| since.lower_bound(&user));
         let user_up_to = slot.view().feed.user_seen().max(closed);
-        let mut look = Look { request, slot, user_after, user_up_to, ignored: BTreeSet::new() };
+        let fields = EventFields::of(request.filter.event_fields.as_deref());
+        let mut look = Look { request, slot, user_after, user_up_to, ignored: BTreeSet::new(), fields };
         let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
         let with_data = match since {
             Some(_) if own => account_data::changed_rooms(self, &look).await?,

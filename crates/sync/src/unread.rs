@@ -1,5 +1,7 @@
 //! Unread counts from running totals. <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
 
+use std::{collections::BTreeMap, ops::AddAssign};
+
 use async_trait::async_trait;
 use cofactor_history::{History, Placed};
 use cofactor_store::{Direction, RangeRead, Scan, key, record, tables};
@@ -8,13 +10,22 @@ use cofactor_wire::{
     room::{Mention, OWN_EVENT, ReceiptRecord, Totals},
     user::RoomEntry,
 };
-use ruma::{RoomId, UserId};
+use ruma::{OwnedEventId, RoomId, UserId};
 
 /// Events judged one by one for a user with rules of its own; a count stops there.
 const JUDGED_MAX: usize = 500;
 
 /// Mentions counted.
 const MENTIONS_MAX: usize = 1_000;
+
+/// Threads counted, the latest first.
+const THREADS_MAX: usize = 100;
+
+/// Receipts of one user in one room that are looked at.
+const RECEIPTS_MAX: usize = 1_000;
+
+/// What is in no thread, as receipts call it.
+const MAIN: &str = "main";
 
 /// Unread counts of one room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,67 +51,209 @@ pub trait Notifications: Send + Sync + std::fmt::Debug {
     /// If it cannot be encoded: a defect.
     fn default_rules(&self, user_id: &UserId) -> Result<bytes::Bytes, Fault>;
 
-    /// Counts these events by the user's rules; none of them is its own.
+    /// Judges these events by the user's rules, one after the other; none of them is its own. Fewer outcomes than events say
+    /// that judging the others would cost too much.
     ///
     /// # Errors
     /// If the rules cannot be read.
-    async fn count(&self, user_id: &UserId, room_id: &RoomId, events: &[Placed]) -> Result<Counts, Fault>;
+    async fn judge(&self, user_id: &UserId, room_id: &RoomId, events: &[Placed]) -> Result<Vec<Counts>, Fault>;
 }
 
-/// Counts what `user_id` has not read in a room, up to `up_to`, where the totals are `head`.
+/// Unread counts of one room, taken apart by thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// What is in no thread.
+    pub(crate) main: Counts,
+    /// Threads with anything unread, by their roots.
+    pub(crate) threads: BTreeMap<OwnedEventId, Counts>,
+}
+
+impl Unread {
+    /// All of it.
+    pub(crate) fn total(&self) -> Counts {
+        self.threads.values().fold(self.main, |mut total, counts| {
+            total += *counts;
+            total
+        })
+    }
+
+    fn scope(&mut self, thread: Option<&OwnedEventId>) -> &mut Counts {
+        match thread {
+            Some(root) => self.threads.entry(root.clone()).or_default(),
+            None => &mut self.main,
+        }
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.notify += other.notify;
+        self.highlight += other.highlight;
+    }
+}
+
+/// What one count works on.
+struct Count<'a> {
+    history: &'a History,
+    user_id: &'a UserId,
+    room_id: &'a RoomId,
+    up_to: Position,
+    marks: Marks,
+}
+
+/// Counts what `user_id` has not read in a room, up to `up_to`. A client that tells threads apart has read with its own
+/// events no more than the thread they are in; for others everything before them.
 pub(crate) async fn count(
     history: &History,
     notifications: &dyn Notifications,
     user_id: &UserId,
     entry: &RoomEntry,
     up_to: Position,
-) -> Result<Counts, Fault> {
+    by_thread: bool,
+) -> Result<Unread, Fault> {
     let room_id = &entry.room_id;
-    let (mark, read) = mark(history, user_id, entry).await?;
-    if mark >= up_to {
-        return Ok(Counts::default());
+    let marks = marks(history, user_id, entry, by_thread).await?;
+    if marks.all.position >= up_to {
+        return Ok(Unread::default());
     }
+    let count = Count { history, user_id, room_id, up_to, marks };
     if !notifications.is_default(user_id, room_id).await? {
-        let range = RangeRead { after: mark, up_to, direction: Direction::Backward, limit: JUDGED_MAX };
-        let mut events = history.events(room_id, range).await?;
-        events.retain(|placed| placed.event.sender != user_id && !placed.event.hidden);
-        events.reverse();
-        return notifications.count(user_id, room_id, &events).await;
+        return count.judged(notifications).await;
     }
-    let Some(head) = history.last_at(room_id, up_to).await? else { return Ok(Counts::default()) };
-    if head.position <= mark {
-        return Ok(Counts::default());
+    let Some(head) = history.last_at(room_id, up_to).await? else { return Ok(Unread::default()) };
+    if head.position <= count.marks.all.position {
+        return Ok(Unread::default());
     }
-    let head = head.event.totals;
-    let mut counts = Counts {
-        notify: head.notify.saturating_sub(read.notify),
-        highlight: head.highlight.saturating_sub(read.highlight),
-    };
-    let scan = Scan::new(&tables::MENTIONS, key![room_id.as_str()], key![user_id.as_str()], MENTIONS_MAX)
-        .after(key![user_id.as_str(), mark])
-        .up_to(key![user_id.as_str(), up_to]);
-    for row in history.reader().store().scan(scan).await? {
-        let mention: Mention = record::decode(&row.value)?;
-        counts.highlight += u64::from(mention.highlight);
-        counts.notify += u64::from(!mention.counted);
+    let mut unread = Unread::default();
+    if !by_thread && count.marks.threads.is_empty() {
+        unread.main = difference(head.event.totals, count.marks.all.totals);
+        for (_, mention) in count.mentions().await? {
+            unread.main += mention_counts(&mention);
+        }
+        return Ok(unread);
     }
-    Ok(counts)
-}
-
-/// Up to where the user has read, and the totals there: the furthest of its receipts, its own last event and its join.
-async fn mark(history: &History, user_id: &UserId, entry: &RoomEntry) -> Result<(Position, Totals), Fault> {
-    let scan = Scan::new(&tables::RECEIPTS, key![entry.room_id.as_str()], key![user_id.as_str()], 1_000);
-    let mut best = (Position::ZERO, Totals::default());
-    for row in history.reader().store().scan(scan).await? {
-        let receipt: ReceiptRecord = record::decode(&row.value)?;
-        let counts = matches!(receipt.receipt_type.as_str(), "m.read" | "m.read.private" | OWN_EVENT);
-        if counts && receipt.event_position > best.0 {
-            best = (receipt.event_position, receipt.totals);
+    unread.main = difference(head.event.main, count.marks.of(None).1);
+    count.threads(&mut unread).await?;
+    for (position, mention) in count.mentions().await? {
+        if position > count.marks.of(mention.thread.as_ref()).0 {
+            *unread.scope(mention.thread.as_ref()) += mention_counts(&mention);
         }
     }
-    if entry.since_room > best.0 {
-        let join = history.at(&entry.room_id, entry.since_room).await?;
-        best = (entry.since_room, join.map(|placed| placed.event.totals).unwrap_or_default());
+    unread.threads.retain(|_, counts| *counts != Counts::default());
+    Ok(unread)
+}
+
+impl Count<'_> {
+    async fn judged(&self, notifications: &dyn Notifications) -> Result<Unread, Fault> {
+        let (after, up_to) = (self.marks.all.position, self.up_to);
+        let range = RangeRead { after, up_to, direction: Direction::Backward, limit: JUDGED_MAX };
+        let mut events = self.history.events(self.room_id, range).await?;
+        let root = |placed: &Placed| placed.event.thread.as_ref().map(|thread| thread.root.clone());
+        events.retain(|placed| {
+            let is_read = placed.position <= self.marks.of(root(placed).as_ref()).0;
+            placed.event.sender != self.user_id && !placed.event.hidden && !is_read
+        });
+        events.reverse();
+        let outcomes = notifications.judge(self.user_id, self.room_id, &events).await?;
+        let mut unread = Unread::default();
+        for (placed, counts) in events.iter().zip(outcomes) {
+            if counts != Counts::default() {
+                *unread.scope(root(placed).as_ref()) += counts;
+            }
+        }
+        Ok(unread)
     }
-    Ok(best)
+
+    /// Threads with something after the mark of all: the others cost nothing.
+    async fn threads(&self, unread: &mut Unread) -> Result<(), Fault> {
+        let (after, up_to) = (self.marks.all.position, self.up_to);
+        let range = RangeRead { after, up_to, direction: Direction::Backward, limit: THREADS_MAX };
+        for active in self.history.threads(self.room_id, range).await? {
+            let root = &active.thread.root;
+            let read = match self.marks.threads.get(root.as_str()) {
+                Some((position, _)) if *position >= active.position => continue,
+                Some((_, totals)) => *totals,
+                None => self.history.thread_totals(self.room_id, root, after).await?,
+            };
+            *unread.scope(Some(root)) += difference(active.thread.totals, read);
+        }
+        Ok(())
+    }
+
+    async fn mentions(&self) -> Result<Vec<(Position, Mention)>, Fault> {
+        let user_id = self.user_id.as_str();
+        let scan = Scan::new(&tables::MENTIONS, key![self.room_id.as_str()], key![user_id], MENTIONS_MAX)
+            .after(key![user_id, self.marks.all.position])
+            .up_to(key![user_id, self.up_to]);
+        let rows = self.history.reader().store().scan(scan).await?;
+        rows.iter().map(|row| Ok((Position(row.clustering.number(1)), record::decode(&row.value)?))).collect()
+    }
+}
+
+fn difference(head: Totals, read: Totals) -> Counts {
+    Counts { notify: head.notify.saturating_sub(read.notify), highlight: head.highlight.saturating_sub(read.highlight) }
+}
+
+fn mention_counts(mention: &Mention) -> Counts {
+    Counts { notify: u64::from(!mention.counted), highlight: u64::from(mention.highlight) }
+}
+
+/// Up to where the user has read.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Whatever the thread.
+    all: Mark,
+    /// In single threads and in what is in none (`main`), where that is further.
+    threads: BTreeMap<String, (Position, Totals)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    position: Position,
+    totals: Totals,
+    main: Totals,
+}
+
+impl Marks {
+    /// The mark in a thread, or in what is in none, whose totals there are known.
+    fn of(&self, thread: Option<&OwnedEventId>) -> (Position, Totals) {
+        let scope = thread.map_or(MAIN, |root| root.as_str());
+        self.threads.get(scope).copied().unwrap_or((self.all.position, self.all.main))
+    }
+}
+
+/// The furthest of the user's receipts, its own last events and its join.
+async fn marks(history: &History, user_id: &UserId, entry: &RoomEntry, by_thread: bool) -> Result<Marks, Fault> {
+    let scan = Scan::new(&tables::RECEIPTS, key![entry.room_id.as_str()], key![user_id.as_str()], RECEIPTS_MAX);
+    let mut marks = Marks::default();
+    for row in history.reader().store().scan(scan).await? {
+        let receipt: ReceiptRecord = record::decode(&row.value)?;
+        let (position, scope) = (receipt.event_position, receipt.thread_id.as_str());
+        match (receipt.receipt_type.as_str(), scope.is_empty()) {
+            // With its own events a client has read as much as it tells apart.
+            (OWN_EVENT, whole) if whole == by_thread => {}
+            (OWN_EVENT | "m.read" | "m.read.private", true) if position > marks.all.position => {
+                marks.all = Mark { position, totals: receipt.totals, main: receipt.scoped };
+            }
+            (OWN_EVENT | "m.read" | "m.read.private", false) => {
+                let mark = marks.threads.entry(receipt.thread_id).or_default();
+                if position > mark.0 {
+                    *mark = (position, receipt.scoped);
+                }
+            }
+            _ => {}
+        }
+    }
+    if entry.since_room > marks.all.position {
+        let join = history.at(&entry.room_id, entry.since_room).await?;
+        let event = join.map(|placed| placed.event);
+        marks.all = Mark {
+            position: entry.since_room,
+            totals: event.as_ref().map(|event| event.totals).unwrap_or_default(),
+            main: event.as_ref().map(|event| event.main).unwrap_or_default(),
+        };
+    }
+    let all = marks.all.position;
+    marks.threads.retain(|_, (position, _)| *position > all);
+    Ok(marks)
 }

@@ -8,6 +8,7 @@ mod clock;
 mod entity;
 mod fault;
 pub mod limits;
+mod path;
 mod position;
 mod token;
 
@@ -15,6 +16,7 @@ pub use self::{
     clock::{Clock, Entropy, SystemClock, SystemEntropy},
     entity::{EntityHash, EntityId, EntityKind},
     fault::{ErrorClass, Fault},
+    path::split_property_path,
     position::{Epoch, NodeId, Position, ShardId},
     token::{SyncToken, TokenError},
 };

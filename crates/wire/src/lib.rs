@@ -5,6 +5,7 @@
 //! a field with a default, and a golden file in `proto/golden` for the release that first wrote it.
 
 pub mod node;
+pub mod relation;
 pub mod room;
 pub mod user;
 pub mod user_command;

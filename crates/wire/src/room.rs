@@ -25,6 +25,12 @@ pub mod class {
     pub const TYPING: u64 = 6;
     /// An event was rewritten by a redaction: on the bus only. Payload: [`super::Rewritten`].
     pub const REWRITTEN: u64 = 7;
+    /// Children of an event: sub is the parent, the position that of the child. Rows: [`crate::relation::Child`].
+    pub const RELATION: u64 = 8;
+    /// Events of a thread: sub is the root. Rows: [`super::Totals`] of the thread after the event.
+    pub const THREAD: u64 = 9;
+    /// Threads, each where its last event stands. Rows: [`crate::relation::ThreadRoot`].
+    pub const THREADS: u64 = 10;
 }
 
 /// The sub of [`class::KEY_HISTORY`] for a state key.
@@ -71,6 +77,12 @@ pub struct EventRecord {
     pub transaction: Option<Transaction>,
     /// Totals after this event.
     pub totals: Totals,
+    /// Totals after this event of what is in no thread.
+    #[serde(default)]
+    pub main: Totals,
+    /// The thread that it is part of; a root is not part of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<InThread>,
     /// Whether it notifies a member with the default rules.
     #[serde(default)]
     pub notify: bool,
@@ -86,6 +98,24 @@ pub struct EventRecord {
     /// The event this one redacts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redacts: Option<OwnedEventId>,
+}
+
+impl EventRecord {
+    /// Whether a redaction took its content away.
+    pub fn is_redacted(&self) -> bool {
+        self.unsigned.starts_with(br#""redacted_because""#)
+    }
+}
+
+/// The place of an event in a thread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InThread {
+    /// The root.
+    pub root: OwnedEventId,
+    /// Where the root stands.
+    pub root_position: Position,
+    /// Totals of the thread after this event.
+    pub totals: Totals,
 }
 
 /// A local sender's transaction.
@@ -143,6 +173,39 @@ pub struct Summary {
     pub position: Position,
 }
 
+/// A row of the `directory` table: what is shown of a published room.
+/// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3publicrooms>
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicRoom {
+    /// Its name.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its topic.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Its alias.
+    #[serde(default)]
+    pub canonical_alias: Option<String>,
+    /// Its picture.
+    #[serde(default)]
+    pub avatar_url: Option<String>,
+    /// Who may join.
+    #[serde(default)]
+    pub join_rule: Option<String>,
+    /// Its type, such as `m.space`.
+    #[serde(default)]
+    pub room_type: Option<String>,
+    /// Anybody may read it.
+    #[serde(default)]
+    pub world_readable: bool,
+    /// Guests may join.
+    #[serde(default)]
+    pub guest_can_join: bool,
+    /// Joined members.
+    #[serde(default)]
+    pub joined: u64,
+}
+
 /// A row of the `room_state` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurrentState {
@@ -167,6 +230,9 @@ pub struct ReceiptRecord {
     pub event_position: Position,
     /// The room's totals at that event.
     pub totals: Totals,
+    /// The totals at that event of what the receipt speaks of: of its thread, or else of what is in no thread.
+    #[serde(default)]
+    pub scoped: Totals,
     /// When, in milliseconds.
     pub ts: MilliSecondsSinceUnixEpoch,
     /// Where this receipt stands in the log.
@@ -175,16 +241,20 @@ pub struct ReceiptRecord {
 }
 
 /// A row of the `receipts` table whose type is [`OWN_EVENT`]: the last notifying event that the user sent, up to which
-/// everything counts as read. It is no receipt that anybody sees.
+/// everything counts as read. It is no receipt that anybody sees. There is one without a thread, for readers that know of none,
+/// and one for each thread and for what is in none (`main`).
 pub const OWN_EVENT: &str = "own_event";
 
 /// A row of the `mentions` table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mention {
     /// Whether the mentioned user is highlighted.
     pub highlight: bool,
     /// Whether the event notifies by the default rules anyway, and so is part of the totals.
     pub counted: bool,
+    /// The root of the event's thread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<OwnedEventId>,
 }
 
 /// A member's devices or cross-signing keys changed.

@@ -1,5 +1,6 @@
 """Sending events, reading them page by page, redacting, receipts and typing."""
 import threading
+import json
 import time
 
 import pytest
@@ -146,6 +147,119 @@ def test_a_redaction_empties_the_event_for_everyone(alice, bob, room):
     assert seen["content"] == {} and seen["unsigned"]["redacted_because"]["event_id"] == first["event_id"]
     assert seen["unsigned"]["redacted_because"]["content"]["reason"] == "oops"
     assert "regret" not in bodies(alice.messages(room, dir="b")["chunk"])
+
+
+def test_relations_are_listed_and_bundled(alice, bob, room):
+    event = alice.send(room, "parent")
+    relation = {"rel_type": "m.annotation", "event_id": event, "key": "👍"}
+    reaction = bob.put("/v3/rooms/{}/send/m.reaction/1", room, body={"m.relates_to": relation})["event_id"]
+    edit = {"msgtype": "m.text", "body": "* edited", "m.new_content": {"msgtype": "m.text", "body": "edited"},
+            "m.relates_to": {"rel_type": "m.replace", "event_id": event}}
+    edited = alice.put(SEND, room, unique("txn"), body=edit)["event_id"]
+    reply = {"msgtype": "m.text", "body": "in thread", "m.relates_to": {"rel_type": "m.thread", "event_id": event}}
+    threaded = bob.put(SEND, room, unique("txn"), body=reply)["event_id"]
+    found = [e["event_id"] for e in alice.get("/v1/rooms/{}/relations/{}", room, event)["chunk"]]
+    assert set(found) == {reaction, edited, threaded}
+    only = alice.get("/v1/rooms/{}/relations/{}/m.annotation/m.reaction", room, event)["chunk"]
+    assert [e["event_id"] for e in only] == [reaction]
+    bundled = bob.get("/v3/rooms/{}/event/{}", room, event)["unsigned"]["m.relations"]
+    assert bundled["m.replace"]["event_id"] == edited
+    assert bundled["m.thread"]["count"] == 1 and bundled["m.thread"]["latest_event"]["event_id"] == threaded
+    threads = alice.get("/v1/rooms/{}/threads", room)["chunk"]
+    assert [e["event_id"] for e in threads] == [event]
+    bob.refused(400, None, "PUT", "/v3/rooms/{}/send/m.reaction/2", room, body={"m.relates_to": relation})
+
+
+def relate(who, room, rel_type, event, kind="m.room.message", **more):
+    body = {"msgtype": "m.text", "body": "x", "m.relates_to": {"rel_type": rel_type, "event_id": event}, **more}
+    return who.put("/v3/rooms/{}/send/{}/{}", room, kind, unique("txn"), body=body)["event_id"]
+
+
+def bundle(who, room, event):
+    return who.get("/v3/rooms/{}/event/{}", room, event)["unsigned"].get("m.relations", {})
+
+
+def test_only_the_senders_latest_edit_counts_and_its_redaction_takes_it_back(alice, bob, room):
+    event = alice.send(room, "parent")
+    new = {"m.new_content": {"msgtype": "m.text", "body": "new"}}
+    first = relate(alice, room, "m.replace", event, **new)
+    assert bundle(bob, room, event)["m.replace"]["event_id"] == first
+    second = relate(alice, room, "m.replace", event, **new)
+    relate(bob, room, "m.replace", event, **new)
+    relate(alice, room, "m.replace", event)
+    relate(alice, room, "m.replace", event, kind="org.example.other", **new)
+    assert bundle(bob, room, event)["m.replace"]["event_id"] == second
+    alice.redact(room, second)
+    assert bundle(bob, room, event)["m.replace"]["event_id"] == first
+    assert bundle(bob, room, first) == {}
+    alice.redact(room, event)
+    assert bundle(bob, room, event) == {}
+
+
+def test_threads_are_listed_by_their_latest_reply(alice, bob, room):
+    roots = [alice.send(room, f"root {n}") for n in range(3)]
+    replies = [relate(alice, room, "m.thread", root) for root in roots]
+    mine = relate(bob, room, "m.thread", roots[0])
+    listed = lambda who, **query: [e["event_id"] for e in who.get("/v1/rooms/{}/threads", room, **query)["chunk"]]
+    assert listed(alice) == [roots[0], roots[2], roots[1]]
+    assert listed(bob, include="participated") == [roots[0]] and len(listed(alice, include="participated")) == 3
+    page = alice.get("/v1/rooms/{}/threads", room, limit=2)
+    assert listed(alice, **{"from": page["next_batch"]}) == [roots[1]]
+    thread = bundle(bob, room, roots[0])["m.thread"]
+    assert thread["count"] == 2 and thread["current_user_participated"] and thread["latest_event"]["event_id"] == mine
+    assert not bundle(bob, room, roots[1])["m.thread"]["current_user_participated"]
+    new = {"m.new_content": {"msgtype": "m.text", "body": "new"}}
+    edit = relate(bob, room, "m.replace", mine, **new)
+    latest = bundle(alice, room, roots[0])["m.thread"]["latest_event"]
+    assert latest["unsigned"]["m.relations"]["m.replace"]["event_id"] == edit
+    bob.redact(room, mine)
+    thread = bundle(alice, room, roots[0])["m.thread"]
+    assert thread["count"] == 1 and thread["latest_event"]["event_id"] == replies[0]
+    refused = {"m.relates_to": {"rel_type": "m.thread", "event_id": replies[1]}}
+    bob.refused(400, "M_UNKNOWN", "PUT", "/v3/rooms/{}/send/m.room.message/nested", room, body=refused)
+
+
+def test_relations_come_in_pages_and_with_their_own(alice, bob, room):
+    event = alice.send(room, "parent")
+    children = [relate(bob, room, "m.reference", event) for _ in range(5)]
+    grandchild = relate(alice, room, "m.annotation", children[0], kind="m.reaction")
+    template = "/v1/rooms/{}/relations/{}"
+    for direction, expected in (("b", children[::-1]), ("f", children)):
+        seen, where = [], {}
+        while True:
+            page = alice.get(template, room, event, dir=direction, limit=2, **where)
+            seen += [e["event_id"] for e in page["chunk"]]
+            if "next_batch" not in page:
+                break
+            where = {"from": page["next_batch"]}
+        assert seen == expected
+    deep = alice.get(template, room, event, recurse="true")
+    assert [e["event_id"] for e in deep["chunk"]] == [grandchild, *children[::-1]] and deep["recursion_depth"] >= 1
+    assert bundle(bob, room, event)["m.reference"]["chunk"] == [{"event_id": child} for child in children]
+    synced = bob.get("/v3/sync", filter=json.dumps({"room": {"timeline": {"limit": 20}}}))
+    parent = next(e for e in synced["rooms"]["join"][room]["timeline"]["events"] if e["event_id"] == event)
+    assert len(parent["unsigned"]["m.relations"]["m.reference"]["chunk"]) == 5
+    alice.refused(404, "M_NOT_FOUND", "GET", template, room, "$nothing")
+
+
+def test_the_same_reaction_is_taken_once_until_it_is_redacted(alice, bob, room):
+    event = alice.send(room, "parent")
+    react = lambda key: {"m.relates_to": {"rel_type": "m.annotation", "event_id": event, "key": key}}
+    send = lambda who, key: who.put("/v3/rooms/{}/send/m.reaction/{}", room, unique("t"), body=react(key))["event_id"]
+    first = send(bob, "👍")
+    send(alice, "👍"), send(bob, "👎"), send(bob, "k" * 300 + "a")
+    again = ("PUT", "/v3/rooms/{}/send/m.reaction/{}", room)
+    bob.refused(400, "M_DUPLICATE_ANNOTATION", *again, unique("t"), body=react("👍"))
+    bob.redact(room, first)
+    second = send(bob, "👍")
+    bob.refused(400, "M_DUPLICATE_ANNOTATION", *again, unique("t"), body=react("👍"))
+    assert first != second
+
+
+def test_bodies_that_are_not_utf_8_are_refused_even_where_nobody_looks(alice, room):
+    for path in ("/v3/rooms/{}/send/m.room.message/utf8", "/v3/rooms/{}/leave"):
+        method = "PUT" if "send" in path else "POST"
+        alice.refused(400, "M_NOT_JSON", method, path, room, raw=b'{"body":"x","ignored":"\xff"}')
 
 
 def receipts(answer, room, kind="m.read"):

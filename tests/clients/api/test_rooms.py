@@ -184,6 +184,51 @@ def test_a_taken_alias_stops_the_creation(alice, bob):
     bob.refused(400, "M_ROOM_IN_USE", "POST", "/v3/createRoom", body={"room_alias_name": alias})
 
 
+def test_public_rooms_are_found_by_name(alice, bob):
+    name = unique("Garden")
+    room = alice.create_room(preset="public_chat", visibility="public", name=name, topic="flowers")
+    found = bob.post("/v3/publicRooms", body={"filter": {"generic_search_term": name}})["chunk"]
+    assert [entry["room_id"] for entry in found] == [room]
+    assert found[0]["name"] == name and found[0]["num_joined_members"] == 1 and found[0]["topic"] == "flowers"
+    bob.refused(403, "M_FORBIDDEN", "PUT", "/v3/directory/list/room/{}", room, body={"visibility": "private"})
+    alice.put("/v3/directory/list/room/{}", room, body={"visibility": "private"})
+    assert bob.post("/v3/publicRooms", body={"filter": {"generic_search_term": name}})["chunk"] == []
+
+
+def test_public_rooms_come_in_pages(alice):
+    word = unique("pages")
+    rooms = {alice.create_room(preset="public_chat", visibility="public", name=f"{word} {n}") for n in range(3)}
+    seen, since = [], {}
+    for _ in range(4):
+        page = alice.post("/v3/publicRooms", body={"limit": 1, "filter": {"generic_search_term": word}, **since})
+        seen += [entry["room_id"] for entry in page["chunk"]]
+        if "next_batch" not in page:
+            break
+        since = {"since": page["next_batch"]}
+    assert set(seen) == rooms and len(seen) == 3
+    back = []
+    while "prev_batch" in page:
+        query = {"limit": 1, "since": page["prev_batch"], "filter": {"generic_search_term": word}}
+        page = alice.post("/v3/publicRooms", body=query)
+        back += [entry["room_id"] for entry in page["chunk"]]
+    assert back == seen[1::-1]
+    alice.refused(400, "M_INVALID_PARAM", "POST", "/v3/publicRooms", body={"since": "nonsense"})
+
+
+def test_the_directory_follows_the_room_and_shows_the_largest_first(alice, bob):
+    word = unique("follows")
+    small, large = (alice.create_room(preset="public_chat", visibility="public", name=f"{word} {n}") for n in range(2))
+    space = alice.create_room(preset="public_chat", visibility="public", name=word, creation_content={"type": "m.space"})
+    bob.join(large)
+    alice.set_state(large, "m.room.topic", {"topic": "changed"})
+    search = lambda **more: alice.post("/v3/publicRooms", body={"filter": {"generic_search_term": word, **more}})["chunk"]
+    found = search()
+    assert found[0]["room_id"] == large and {entry["room_id"] for entry in found} == {small, large, space}
+    assert found[0]["num_joined_members"] == 2 and found[0]["topic"] == "changed"
+    assert [entry["room_id"] for entry in search(room_types=["m.space"])] == [space]
+    assert {entry["room_id"] for entry in search(room_types=[None])} == {small, large}
+
+
 def test_state_is_set_read_and_overwritten_by_those_with_power(alice, bob, room):
     event = alice.set_state(room, "org.example.a", {"n": 1}, "key")
     assert alice.set_state(room, "org.example.a", {"n": 2}, "key") != event

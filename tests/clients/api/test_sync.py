@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from matrix import bodies, joined, of_type, register, timeline
+from matrix import bodies, eventually, joined, of_type, register, timeline, unique
 
 LIMIT_3 = json.dumps({"room": {"timeline": {"limit": 3}}})
 LAZY = json.dumps({"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 2}}})
@@ -225,6 +225,60 @@ def test_unread_counts_follow_messages_and_receipts(alice, bob, room):
     assert counts(bob.get("/v3/sync")).get("notification_count", 0) == 0
 
 
+def test_unread_counts_by_thread_when_asked_for(alice, bob, room):
+    root = alice.send(room, "root")
+    bob.post("/v3/rooms/{}/receipt/m.read/{}", room, root)
+    asked = json.dumps({"room": {"timeline": {"unread_thread_notifications": True}}})
+    bob.sync(filter=asked)
+    relation = {"rel_type": "m.thread", "event_id": root}
+    body = {"msgtype": "m.text", "body": "in it", "m.relates_to": relation}
+    event = alice.put("/v3/rooms/{}/send/m.room.message/t", room, body=body)["event_id"]
+    counts = lambda answer: joined(answer, room).get("unread_thread_notifications", {}).get(root, {})
+    bob.sync_until("one in the thread", lambda answer: counts(answer).get("notification_count") == 1, filter=asked)
+    bob.post("/v3/rooms/{}/receipt/m.read/{}", room, event, body={"thread_id": root})
+    again = joined(bob.get("/v3/sync", filter=asked), room)
+    assert again.get("unread_thread_notifications", {}).get(root, {}).get("notification_count", 0) == 0
+
+
+@pytest.mark.parametrize("own_rules", [False, True])
+def test_receipts_in_a_thread_leave_the_others_unread(alice, bob, room, own_rules):
+    if own_rules:
+        bob.put("/v3/pushrules/global/content/{}", "cake", body={"pattern": "cake", "actions": ["notify"]})
+    roots = [alice.send(room, "one"), alice.send(room, "two")]
+    asked = json.dumps({"room": {"timeline": {"unread_thread_notifications": True}}})
+
+    def reply(root):
+        relation = {"rel_type": "m.thread", "event_id": root}
+        body = {"msgtype": "m.text", "body": "in it", "m.relates_to": relation}
+        return alice.put("/v3/rooms/{}/send/m.room.message/{}", room, unique("t"), body=body)["event_id"]
+
+    def unread(query):
+        answer = joined(bob.get("/v3/sync", **query), room)
+        threads = answer.get("unread_thread_notifications", {})
+        return answer["unread_notifications"]["notification_count"], [
+            threads.get(root, {}).get("notification_count", 0) for root in roots]
+
+    def becomes(main, threads, total):
+        eventually(f"{main} {threads}", lambda: unread({"filter": asked}) == (main, threads))
+        assert unread({}) == (total, [0, 0])
+
+    replies = [reply(roots[0]), reply(roots[1]), reply(roots[1])]
+    becomes(2, [1, 2], 5)
+    read = "/v3/rooms/{}/receipt/m.read/{}"
+    bob.refused(400, "M_INVALID_PARAM", "POST", read, room, replies[0], body={"thread_id": roots[1]})
+    bob.refused(400, "M_INVALID_PARAM", "POST", read, room, replies[0], body={"thread_id": "main"})
+    bob.post(read, room, replies[1], body={"thread_id": roots[1]})
+    becomes(2, [1, 1], 4)
+    bob.post(read, room, roots[1], body={"thread_id": "main"})
+    becomes(0, [1, 1], 2)
+    bob.post(read, room, replies[1])
+    becomes(0, [0, 1], 1)
+    last = reply(roots[0])
+    becomes(0, [1, 1], 2)
+    bob.post(read, room, last)
+    becomes(0, [0, 0], 0)
+
+
 def test_a_filter_leaves_out_rooms_and_types(alice, bob, room):
     other = alice.create_room(name="other")
     alice.send(other, "x")
@@ -245,3 +299,9 @@ def test_ignored_people_are_not_heard(alice, bob, room):
     mine = alice.send(room, "mine")
     events = alice.sync_until("my message", lambda answer: timeline(answer, room))
     assert [event["event_id"] for event in events if event["type"] == "m.room.message"] == [mine]
+
+
+def test_the_filter_of_fields_strips_events(alice, room):
+    alice.send(room, "short")
+    asked = json.dumps({"event_fields": ["type", "content.body"], "room": {"timeline": {"limit": 1}}})
+    assert timeline(alice.get("/v3/sync", filter=asked), room) == [{"type": "m.room.message", "content": {"body": "short"}}]

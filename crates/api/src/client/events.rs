@@ -7,7 +7,8 @@ use cofactor_http::{ApiError, Caller, LimitClass, Reply, Routes, Session};
 use cofactor_store::Direction;
 use cofactor_wire::room::{NewEvent, RoomCommand, Transaction};
 use ruma::api::client::{
-    context::get_context, message::send_message_event, redact::redact_event, room::get_room_event,
+    context::get_context, filter::LazyLoadOptions, message::send_message_event, redact::redact_event,
+    room::get_room_event,
 };
 use serde_json::json;
 
@@ -69,7 +70,7 @@ async fn event(api: Api, caller: Caller<Session>, request: get_room_event::v3::R
     let view = api.history.viewpoint(&request.room_id, &caller.session.user_id).await?;
     let found = api.history.find(&request.room_id, &request.event_id).await?;
     let found = found.filter(|placed| view.sees(placed.position, &placed.event)).ok_or_else(missing)?;
-    Reply::value(&api.event(&caller.session, &request.room_id, &found))
+    Reply::value(&api.bundled_event(&caller.session, &request.room_id, &view, &found).await?)
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3roomsroomidcontexteventid>
@@ -95,11 +96,18 @@ async fn context(api: Api, caller: Caller<Session>, request: get_context::v3::Re
     after.events.truncate(limit - limit / 2);
     let last = after.events.last().unwrap_or(&found).position;
     let first = before.events.last().unwrap_or(&found).position;
-    let state = api.history.state_at(room_id, last, &Members::All).await?;
+    let events = before.events.iter().chain(&after.events).chain([&found]);
+    let members = match request.filter.lazy_load_options {
+        LazyLoadOptions::Enabled { .. } => Members::Only(events.map(|one| one.event.sender.to_string()).collect()),
+        LazyLoadOptions::Disabled => Members::All,
+    };
+    let filter = EventFilter::of(&request.filter, room_id);
+    let mut state = api.history.state_at(room_id, last, &members).await?;
+    state.retain(|event| filter.takes(&event.event));
     Reply::value(&json!({
-        "event": api.event(session, room_id, &found),
-        "events_before": api.events(session, room_id, &before.events),
-        "events_after": api.events(session, room_id, &after.events),
+        "event": api.bundled_event(session, room_id, &view, &found).await?,
+        "events_before": api.bundled(session, room_id, &view, &before.events).await?,
+        "events_after": api.bundled(session, room_id, &view, &after.events).await?,
         "start": PageToken(first.previous()).to_string(),
         "end": PageToken(last).to_string(),
         "state": api.events(session, room_id, &state),

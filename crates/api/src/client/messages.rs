@@ -46,7 +46,7 @@ async fn messages(
     }
     let mut body = json!({
         "start": PageToken(from).to_string(),
-        "chunk": api.events(session, room_id, &page.events),
+        "chunk": api.bundled(session, room_id, &view, &page.events).await?,
         "state": api.events(session, room_id, &state),
     });
     if let Some(end) = page.end {

@@ -1,7 +1,7 @@
 //! Room state and members. <https://spec.matrix.org/v1.19/client-server-api/#getting-events-for-a-room>
 
 use bytes::Bytes;
-use cofactor_history::{Members, PageToken, Placed, Reader, Viewpoint, render};
+use cofactor_history::{Bundles, Members, PageToken, Placed, Reader, Viewpoint, render};
 use cofactor_http::{ApiError, Caller, LimitClass, Reply, Routes, Session};
 use cofactor_types::Position;
 use cofactor_wire::room::{MembershipAction, NewEvent, RoomCommand, RoomReply};
@@ -51,30 +51,61 @@ impl Api {
         Ok((view, up_to))
     }
 
-    pub(crate) fn reader<'a>(&self, session: &'a Session) -> Reader<'a> {
-        Reader { user_id: &session.user_id, device_id: &session.device_id, now_ms: self.clock.now_ms() }
+    fn reader<'a>(&self, session: &'a Session, bundles: Option<&'a Bundles>) -> Reader<'a> {
+        let (user_id, device_id) = (&session.user_id, &session.device_id);
+        Reader { user_id, device_id, now_ms: self.clock.now_ms(), fields: None, bundles }
     }
 
     /// Events as a JSON array.
     pub(crate) fn events(&self, session: &Session, room_id: &RoomId, events: &[Placed]) -> Box<RawValue> {
-        let reader = self.reader(session);
-        let mut out = b"[".to_vec();
-        for (index, placed) in events.iter().enumerate() {
-            if index > 0 {
-                out.push(b',');
-            }
-            render(&mut out, &placed.event, Some(room_id), &reader);
-        }
-        out.push(b']');
-        raw(out)
+        array(room_id, events, &self.reader(session, None))
+    }
+
+    /// Events as a JSON array, with what their children say about them.
+    pub(crate) async fn bundled(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        view: &Viewpoint,
+        events: &[Placed],
+    ) -> Result<Box<RawValue>, ApiError> {
+        let bundles = self.history.bundles(room_id, &session.user_id, Some(view), events).await?;
+        Ok(array(room_id, events, &self.reader(session, Some(&bundles))))
     }
 
     /// One event as JSON.
     pub(crate) fn event(&self, session: &Session, room_id: &RoomId, placed: &Placed) -> Box<RawValue> {
         let mut out = Vec::new();
-        render(&mut out, &placed.event, Some(room_id), &self.reader(session));
+        render(&mut out, placed, Some(room_id), &self.reader(session, None));
         raw(out)
     }
+
+    /// One event as JSON, with what its children say about it.
+    pub(crate) async fn bundled_event(
+        &self,
+        session: &Session,
+        room_id: &RoomId,
+        view: &Viewpoint,
+        placed: &Placed,
+    ) -> Result<Box<RawValue>, ApiError> {
+        let one = std::slice::from_ref(placed);
+        let bundles = self.history.bundles(room_id, &session.user_id, Some(view), one).await?;
+        let mut out = Vec::new();
+        render(&mut out, placed, Some(room_id), &self.reader(session, Some(&bundles)));
+        Ok(raw(out))
+    }
+}
+
+fn array(room_id: &RoomId, events: &[Placed], reader: &Reader) -> Box<RawValue> {
+    let mut out = b"[".to_vec();
+    for (index, placed) in events.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        render(&mut out, placed, Some(room_id), reader);
+    }
+    out.push(b']');
+    raw(out)
 }
 
 /// JSON that was just written.

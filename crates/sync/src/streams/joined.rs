@@ -46,30 +46,46 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
         return Ok(None);
     }
 
+    let (room_id, user_id) = (&room.entry.room_id, &look.slot.user_id);
+    let bundles = inner.history.bundles(room_id, user_id, None, &timeline.events).await?;
     let mut json = Json::object();
     let mut part = Json::object();
-    part.member("events", &state::array(&timeline.events, look, now_ms).end_array());
+    part.member("events", &state::array(&timeline.events, look, now_ms, Some(&bundles)).end_array());
     part.member("limited", if timeline.limited { b"true" } else { b"false" });
     part.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
     json.member("timeline", &part.end_object());
     let name = look.request.state_after.as_deref().unwrap_or("state");
-    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms)));
+    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms, None)));
     json.events("ephemeral", ephemeral);
     json.events("account_data", data);
     if whole || receipt_moved || !timeline.events.is_empty() {
-        let user_id = &look.slot.user_id;
-        let notifications = &*inner.notifications;
-        let counts = unread::count(&inner.history, notifications, user_id, &room.entry, room.up_to).await?;
-        let mut unread = Json::object();
-        unread.number("notification_count", counts.notify);
-        unread.number("highlight_count", counts.highlight);
-        json.member("unread_notifications", &unread.end_object());
+        write_unread(inner, look, room, &mut json).await?;
     }
     let is_member = |placed: &Placed| placed.event.event_type == "m.room.member";
     if whole || timeline.events.iter().chain(&state).any(is_member) {
         json.member("summary", &summary(inner, look, room).await?);
     }
     Ok(Some(json.end_object()))
+}
+
+/// <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
+async fn write_unread(inner: &Inner, look: &Look<'_>, room: &RoomLook, json: &mut Json) -> Result<(), Fault> {
+    let by_thread = look.request.filter.room.timeline.unread_thread_notifications;
+    let (user_id, notifications) = (&look.slot.user_id, &*inner.notifications);
+    let unread = unread::count(&inner.history, notifications, user_id, &room.entry, room.up_to, by_thread).await?;
+    let counts = |counts: unread::Counts| {
+        let mut object = Json::object();
+        object.number("notification_count", counts.notify);
+        object.number("highlight_count", counts.highlight);
+        object.end_object()
+    };
+    json.member("unread_notifications", &counts(if by_thread { unread.main } else { unread.total() }));
+    if by_thread && !unread.threads.is_empty() {
+        let mut threads = Json::object();
+        unread.threads.iter().for_each(|(root, unread)| threads.member(root.as_str(), &counts(*unread)));
+        json.member("unread_thread_notifications", &threads.end_object());
+    }
+    Ok(())
 }
 
 /// The end of the timeline, as the user may see it.

@@ -23,7 +23,7 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
         let own = inner.history.at(&room.entry.room_id, end).await?;
         let mut part = Json::object();
         let events: Vec<_> = own.into_iter().collect();
-        part.member("events", &state::array(&events, look, now_ms).end_array());
+        part.member("events", &state::array(&events, look, now_ms, None).end_array());
         part.member("limited", b"false");
         part.text("prev_batch", &PageToken(end.previous()).to_string());
         json.member("timeline", &part.end_object());
@@ -37,11 +37,11 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
     let state = state::read(inner, look, &room, &timeline.events, timeline.start).await?;
     let mut json = Json::object();
     let mut part = Json::object();
-    part.member("events", &state::array(&timeline.events, look, now_ms).end_array());
+    part.member("events", &state::array(&timeline.events, look, now_ms, None).end_array());
     part.member("limited", if timeline.limited { b"true" } else { b"false" });
     part.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
     json.member("timeline", &part.end_object());
     let name = look.request.state_after.as_deref().unwrap_or("state");
-    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms)));
+    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms, None)));
     Ok(Some(json.end_object()))
 }

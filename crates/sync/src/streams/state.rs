@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cofactor_history::{EventFilter, Members, Placed, Reader, StateEvent, render};
+use cofactor_history::{Bundles, EventFilter, Members, Placed, Reader, StateEvent, render};
 use cofactor_types::{Fault, Position};
 use ruma::api::client::filter::LazyLoadOptions;
 
@@ -60,12 +60,13 @@ pub(crate) async fn read(
     Ok(state)
 }
 
-/// The events as a JSON array.
-pub(crate) fn array(events: &[StateEvent], look: &Look<'_>, now_ms: u64) -> Json {
-    let reader = Reader { user_id: &look.slot.user_id, device_id: &look.request.device_id, now_ms };
+/// The events as a JSON array, with what goes with them.
+pub(crate) fn array(events: &[StateEvent], look: &Look<'_>, now_ms: u64, bundles: Option<&Bundles>) -> Json {
+    let (user_id, device_id) = (&look.slot.user_id, &look.request.device_id);
+    let reader = Reader { user_id, device_id, now_ms, fields: look.fields.as_ref(), bundles };
     let mut array = Json::array();
     for placed in events {
-        array.element_with(|out| render(out, &placed.event, None, &reader));
+        array.element_with(|out| render(out, placed, None, &reader));
     }
     array
 }
