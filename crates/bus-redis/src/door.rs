@@ -32,6 +32,15 @@ pub(crate) async fn within<T>(
     }
 }
 
+/// A server to connect to.
+#[derive(Clone, Debug)]
+pub(crate) struct Home {
+    info: ConnectionInfo,
+    /// What the cluster calls it, whatever address it is known by; nothing for a server that is alone.
+    pub(crate) id: Vec<u8>,
+}
+
+/// Finds servers and connects to them.
 #[derive(Debug)]
 pub(crate) struct Door {
     seeds: Vec<ConnectionInfo>,
@@ -49,26 +58,20 @@ impl Door {
         Ok(Self { seeds, keys, connect_timeout: options.connect_timeout(), turn: AtomicUsize::new(0) })
     }
 
-    /// A connection to the server that has the lane.
-    pub(crate) async fn open(
-        &self,
-        lane: u16,
-        answer_timeout: Duration,
-        ear: Option<Ear>,
-    ) -> Result<MultiplexedConnection, BusError> {
+    /// The server that has the lane, as one of the others knows it.
+    pub(crate) async fn locate(&self, lane: u16) -> Result<Home, BusError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let seed = self.seeds.get(turn % self.seeds.len().max(1)).ok_or_else(|| BusError("no address".into()))?;
         if self.seeds.len() == 1 {
-            return self.connect(seed.clone(), answer_timeout, ear).await;
+            return Ok(Home { info: seed.clone(), id: Vec::new() });
         }
         let key = self.keys.get(usize::from(lane)).ok_or_else(|| BusError("no such lane".into()))?;
-        let owner = self.owner(seed, key).await?;
-        self.connect(seed.clone().set_addr(owner), answer_timeout, ear).await
+        self.owner(seed, key).await
     }
 
-    async fn connect(
+    pub(crate) async fn connect(
         &self,
-        info: ConnectionInfo,
+        home: &Home,
         answer_timeout: Duration,
         ear: Option<Ear>,
     ) -> Result<MultiplexedConnection, BusError> {
@@ -78,18 +81,24 @@ impl Door {
         if let Some(ear) = ear {
             config = config.set_push_sender(ear);
         }
-        let client = Client::open(info).map_err(bus_error)?;
+        let client = Client::open(home.info.clone()).map_err(bus_error)?;
         within(self.connect_timeout, client.get_multiplexed_async_connection_with_config(&config)).await
     }
 
     /// Asks a server of the cluster which one has the key.
-    async fn owner(&self, seed: &ConnectionInfo, key: &str) -> Result<ConnectionAddr, BusError> {
-        let mut connection = self.connect(seed.clone(), self.connect_timeout, None).await?;
+    async fn owner(&self, seed: &ConnectionInfo, key: &str) -> Result<Home, BusError> {
+        let asked = Home { info: seed.clone(), id: Vec::new() };
+        let mut connection = self.connect(&asked, self.connect_timeout, None).await?;
         let mut questions = redis::pipe();
         questions.cmd("CLUSTER").arg("KEYSLOT").arg(key);
         questions.cmd("CLUSTER").arg("SLOTS");
+        questions.cmd("CLUSTER").arg("INFO");
         let answers = within(self.connect_timeout, questions.query_async(&mut connection)).await?;
-        let (slot, ranges): (i64, Vec<Vec<Value>>) = answers;
+        let (slot, ranges, info): (i64, Vec<Vec<Value>>, String) = answers;
+        if !info.contains("cluster_state:ok") {
+            // It is cut off from most of the cluster, and what it knows may be old.
+            return Err(BusError("the server that was asked sees no working cluster".into()));
+        }
         let owner = ranges.iter().find_map(|range| match range.as_slice() {
             [Value::Int(first), Value::Int(last), Value::Array(owner), ..] if (*first..=*last).contains(&slot) => {
                 Some(owner)
@@ -97,7 +106,7 @@ impl Door {
             _ => None,
         });
         let owner = owner.ok_or_else(|| BusError(format!("no server of the cluster has slot {slot}")))?;
-        address(seed.addr(), owner).ok_or_else(|| BusError(format!("the server of slot {slot} has no known address")))
+        home(seed, owner).ok_or_else(|| BusError(format!("the server of slot {slot} has no known address")))
     }
 }
 
@@ -114,13 +123,12 @@ pub(crate) fn seeds(options: &RedisOptions) -> Result<Vec<ConnectionInfo>, BusEr
     options.urls.iter().enumerate().map(seed).collect()
 }
 
-/// The address in an entry of `CLUSTER SLOTS`: host, port, and more. A server that does not know its own host means the
-/// one that was asked.
-fn address(asked: &ConnectionAddr, owner: &[Value]) -> Option<ConnectionAddr> {
-    let [host, Value::Int(port), ..] = owner else { return None };
+/// The server in an entry of `CLUSTER SLOTS`: host, port, id and more. One that does not know its own host is the one that
+/// was asked.
+fn home(asked: &ConnectionInfo, owner: &[Value]) -> Option<Home> {
+    let [host, Value::Int(port), Value::BulkString(id), ..] = owner else { return None };
     let host = match host {
         Value::BulkString(host) => str::from_utf8(host).ok()?,
-        Value::SimpleString(host) => host,
         Value::Nil => "",
         _ => return None,
     };
@@ -129,16 +137,14 @@ fn address(asked: &ConnectionAddr, owner: &[Value]) -> Option<ConnectionAddr> {
     }
     let named = |asked: &str| if host.is_empty() { asked.to_owned() } else { host.to_owned() };
     let port = u16::try_from(*port).ok()?;
-    match asked {
-        ConnectionAddr::Tcp(asked, _) => Some(ConnectionAddr::Tcp(named(asked), port)),
-        ConnectionAddr::TcpTls { host, insecure, tls_params, .. } => Some(ConnectionAddr::TcpTls {
-            host: named(host),
-            port,
-            insecure: *insecure,
-            tls_params: tls_params.clone(),
-        }),
-        _ => None,
-    }
+    let address = match asked.addr() {
+        ConnectionAddr::Tcp(asked, _) => ConnectionAddr::Tcp(named(asked), port),
+        ConnectionAddr::TcpTls { host, insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host: named(host), port, insecure: *insecure, tls_params: tls_params.clone() }
+        }
+        _ => return None,
+    };
+    Some(Home { info: asked.clone().set_addr(address), id: id.clone() })
 }
 
 #[cfg(test)]
@@ -154,12 +160,15 @@ mod tests {
 
     #[test]
     fn a_server_without_a_name_is_the_one_that_was_asked() {
-        let asked = ConnectionAddr::Tcp("10.0.0.1".into(), 6379);
-        let entry = |host: Value| [host, Value::Int(7000), Value::Nil];
-        let address = |host: Value| address(&asked, &entry(host));
-        assert_eq!(address(Value::BulkString(b"h".to_vec())), Some(ConnectionAddr::Tcp("h".into(), 7000)));
-        assert_eq!(address(Value::Nil), Some(ConnectionAddr::Tcp("10.0.0.1".into(), 7000)));
-        assert_eq!(address(Value::BulkString(b"".to_vec())), Some(ConnectionAddr::Tcp("10.0.0.1".into(), 7000)));
-        assert_eq!(address(Value::BulkString(b"?".to_vec())), None);
+        let asked = "redis://:secret@10.0.0.1:6379".into_connection_info().expect("an address");
+        let at = |host: Value| {
+            let home = home(&asked, &[host, Value::Int(7000), Value::BulkString(b"id".to_vec()), Value::Nil])?;
+            assert_eq!((home.id.as_slice(), home.info.redis_settings().password()), (&b"id"[..], Some("secret")));
+            Some(home.info.addr().to_string())
+        };
+        assert_eq!(at(Value::BulkString(b"h".to_vec())).as_deref(), Some("h:7000"));
+        assert_eq!(at(Value::Nil).as_deref(), Some("10.0.0.1:7000"));
+        assert_eq!(at(Value::BulkString(b"".to_vec())).as_deref(), Some("10.0.0.1:7000"));
+        assert_eq!(at(Value::BulkString(b"?".to_vec())), None);
     }
 }

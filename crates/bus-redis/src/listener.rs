@@ -9,11 +9,14 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     backoff::Backoff,
     core::{self, Core},
-    door::{self, Ear},
+    door::{self, Ear, Home},
 };
 
 /// Channels subscribed to in one round trip.
 const SUBSCRIBE_MAX: usize = 1_000;
+
+/// After how many pings the lane's server is asked for again.
+const LOCATE_EVERY: u64 = 10;
 
 /// Hears a lane for ever: connects, subscribes, and connects again.
 pub(crate) async fn run(core: Arc<Core>, lane: u16) {
@@ -73,7 +76,8 @@ async fn listen(heard: &mut Heard<'_>, lane: u16, backoff: &mut Backoff) -> Resu
             Ok(())
         })
     };
-    let mut connection = core.door.open(lane, core.options.connect_timeout(), Some(ear)).await?;
+    let home = core.door.locate(lane).await?;
+    let mut connection = core.door.connect(&home, core.options.connect_timeout(), Some(ear)).await?;
     for channels in core::channels(&core.options, lane).chunks(SUBSCRIBE_MAX) {
         let mut pipeline = redis::pipe();
         for channel in channels {
@@ -83,14 +87,29 @@ async fn listen(heard: &mut Heard<'_>, lane: u16, backoff: &mut Backoff) -> Resu
     }
     heard.up();
     let up_since = Instant::now();
+    let mut pings = 0_u64;
     loop {
         tokio::select! {
             _ = is_lost.recv() => return Ok(BusError("the connection is closed or the lane has moved".into())),
             () = tokio::time::sleep(half) => {}
         }
         door::within(half, redis::cmd("PING").exec_async(&mut connection)).await?;
+        pings += 1;
+        if pings.is_multiple_of(LOCATE_EVERY) && has_moved(&core, lane, &home, half).await {
+            return Ok(BusError("another server has the lane".into()));
+        }
         if up_since.elapsed() > Duration::from_millis(core.options.retry_max_ms) {
             backoff.reset();
         }
+    }
+}
+
+/// Whether the rest of the cluster takes another server for the lane's. A server that is cut off from the rest answers
+/// pings, and knows least of all.
+async fn has_moved(core: &Core, lane: u16, home: &Home, limit: Duration) -> bool {
+    match tokio::time::timeout(limit, core.door.locate(lane)).await {
+        Ok(Ok(now)) => now.id != home.id,
+        // The one that was asked does not answer; the next time another is asked.
+        Ok(Err(_)) | Err(_) => false,
     }
 }

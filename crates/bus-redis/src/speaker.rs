@@ -11,7 +11,7 @@ use crate::{backoff::Backoff, core::Core, door, frame::Said};
 pub(crate) async fn run(core: Arc<Core>) {
     let mut backoff = Backoff::new(&core.options, Arc::clone(&core.entropy));
     loop {
-        let error = match core.door.open(core.lane, core.options.publish_timeout(), None).await {
+        let error = match connect(&core).await {
             Ok(connection) => speak(&core, connection, &mut backoff).await,
             Err(error) => error,
         };
@@ -21,6 +21,11 @@ pub(crate) async fn run(core: Arc<Core>) {
         }
         tokio::time::sleep(backoff.next()).await;
     }
+}
+
+async fn connect(core: &Core) -> Result<MultiplexedConnection, BusError> {
+    let home = core.door.locate(core.lane).await?;
+    core.door.connect(&home, core.options.publish_timeout(), None).await
 }
 
 async fn speak(core: &Core, mut connection: MultiplexedConnection, backoff: &mut Backoff) -> BusError {

@@ -26,9 +26,7 @@ async fn when_redis_is_killed_and_comes_back_there_is_a_gap_and_then_records_aga
     server.signal(0, "KILL");
     until(&mut others, &Delivery::Gap, NOTICED).await;
     assert!(!listener.is_ready());
-    let start = Instant::now();
     (2..=5_000).for_each(|seq| speaker.publish(record(seq)));
-    assert!(start.elapsed() < Duration::from_secs(1), "publishing does not wait");
     let own = until(&mut own, &heard(5_000), SOON).await;
     let records = own.iter().filter(|delivery| **delivery != Delivery::Gap).count();
     assert_eq!(records, 5_000, "one's own records are heard without redis");
@@ -88,9 +86,8 @@ async fn a_server_that_hangs_is_noticed_and_nobody_who_speaks_waits_for_it() {
     until(&mut others, &Delivery::Gap, NOTICED).await;
     let noticed = start.elapsed();
     assert!(noticed <= NOTICED, "{noticed:?}");
-    let start = Instant::now();
+    // Nothing moves here while the server hangs: if this waited for it, it would for ever.
     (1..=50_000).for_each(|seq| speaker.publish(record(seq)));
-    assert!(start.elapsed() < Duration::from_secs(2), "publishing does not wait");
     server.signal(0, "CONT");
     let again = until_heard_again(&speaker, &mut others, 100_000).await;
     assert!(again.contains(&Delivery::Gap));
