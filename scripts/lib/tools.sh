@@ -104,3 +104,86 @@ node_packages() {
   (cd "$1" && npm ci --no-audit --no-fund --silent </dev/null)
   printf '%s\n' "$wanted" >"$1/node_modules/.wanted"
 }
+
+# Sharded pub/sub came with Redis 7.
+need_redis() {
+  if ! command -v redis-server >/dev/null 2>&1 || ! command -v redis-cli >/dev/null 2>&1; then
+    # What is said here must not be taken for an address.
+    apt_install "Redis" redis-server redis-tools >&2
+  fi
+  local version
+  version=$(redis-server --version | sed -n 's/.* v=\([0-9]*\)\..*/\1/p')
+  [ "${version:-0}" -ge 7 ] || die "Redis 7 or later is needed, this is $(redis-server --version)."
+}
+
+# until_true TRIES COMMAND...: runs the command, 50 ms apart, until it succeeds.
+until_true() {
+  local tries=$1
+  shift
+  while ! "$@" >/dev/null 2>&1; do
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ] || return 1
+    sleep 0.05
+  done
+}
+
+# redis_says PORT TEXT COMMAND...: whether the answer holds the text.
+redis_says() {
+  local port=$1 text=$2
+  shift 2
+  redis-cli -p "$port" "$@" 2>/dev/null | grep -q "$text"
+}
+
+# redis_free_port COUNT: the first of COUNT ports in a row that nobody listens to, and whose bus ports (a cluster's,
+# 10,000 above) stay below those that the kernel gives to clients.
+redis_free_port() {
+  local port n tries
+  for tries in $(seq 50); do
+    port=$((11000 + RANDOM % 11000))
+    for n in $(seq 0 $(($1 - 1))); do
+      if (: <"/dev/tcp/127.0.0.1/$((port + n))") 2>/dev/null || (: <"/dev/tcp/127.0.0.1/$((port + n + 10000))") 2>/dev/null; then
+        continue 2
+      fi
+    done
+    printf '%s' "$port"
+    return
+  done
+  die "no free port after $tries tries"
+}
+
+# redis_start DIR PORT OPTION...: a server that keeps nothing, up when this returns; DIR holds its pid, port and log.
+redis_start() {
+  local dir=$1 port=$2
+  shift 2
+  mkdir -p "$dir"
+  redis_stop "$dir"
+  dir=$(cd "$dir" && pwd)
+  setsid redis-server --bind 127.0.0.1 --port "$port" --dir "$dir" --save "" --appendonly no --daemonize no \
+    --logfile "$dir/log" "$@" </dev/null >/dev/null 2>&1 &
+  printf '%s' "$!" >"$dir/pid"
+  printf '%s' "$port" >"$dir/port"
+  # By its process id: another server may have the port.
+  until_true 200 redis_says "$port" "^process_id:$(cat "$dir/pid")" INFO server ||
+    die "Redis did not start at port $port: $(tail -n 3 "$dir/log" 2>/dev/null)"
+}
+
+redis_cluster_node() {
+  redis_start "$1" "$2" --cluster-enabled yes --cluster-config-file nodes.conf --cluster-node-timeout 2000 \
+    --cluster-require-full-coverage no
+}
+
+# Ends the server of a folder, also one that is stopped (SIGSTOP), and waits for it to be gone.
+redis_stop() {
+  local pid
+  pid=$(cat "$1/pid" 2>/dev/null) || return 0
+  # A number that another process got since is not ours to end.
+  if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = redis-server ]; then
+    kill -KILL "$pid" 2>/dev/null || true
+    until_true 100 redis_gone "$pid" || die "process $pid does not end"
+  fi
+  rm -f "$1/pid"
+}
+
+redis_gone() {
+  [ ! -e "/proc/$1" ] || grep -q '^State:.Z' "/proc/$1/status"
+}

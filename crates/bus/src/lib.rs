@@ -9,5 +9,9 @@
 pub mod conformance;
 pub mod local;
 mod port;
+mod rate;
 
-pub use self::port::{Bus, BusError, Delivery, Heartbeat, Record, Shared, Subscription};
+pub use self::{
+    port::{Bus, BusError, Delivery, Heartbeat, Record, Shared, Subscription},
+    rate::{Decision, RETRY_AFTER_MAX, Rate},
+};

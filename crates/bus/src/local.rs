@@ -12,12 +12,12 @@ use bytes::Bytes;
 use cofactor_types::Clock;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
-use crate::{Bus, BusError, Delivery, Heartbeat, Record, Shared, Subscription};
+use crate::{Bus, BusError, Decision, Delivery, Heartbeat, Rate, Record, Shared, Subscription, rate::Bucket};
 
 /// Deliveries that may wait for a slow subscriber before it is told of a gap instead.
 const WAITING_MAX: usize = 8_192;
 
-/// Shared facts kept at once; the oldest go first.
+/// Shared facts kept at once, and buckets; those whose time is over go first.
 const SHARED_MAX: usize = 100_000;
 
 /// An in-process bus. Clones are the same bus.
@@ -39,6 +39,11 @@ impl Default for LocalBus {
 }
 
 impl LocalBus {
+    /// Tells every subscriber that something was missed.
+    pub fn gap(&self) {
+        self.send(Delivery::Gap);
+    }
+
     fn send(&self, delivery: Delivery) {
         // An error says that nobody listens, which is no news for the speaker.
         let _ = self.sender.send(delivery);
@@ -85,12 +90,13 @@ impl Subscription for LocalSubscription {
 pub struct LocalShared {
     clock: Arc<dyn Clock>,
     facts: Arc<Mutex<BTreeMap<String, (u64, Bytes)>>>,
+    buckets: Arc<Mutex<BTreeMap<String, Bucket>>>,
 }
 
 impl LocalShared {
     /// No facts yet; their time runs by `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, facts: Arc::default() }
+        Self { clock, facts: Arc::default(), buckets: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, (u64, Bytes)>> {
@@ -122,5 +128,18 @@ impl Shared for LocalShared {
     async fn take(&self, key: &str) -> Result<Option<Bytes>, BusError> {
         let now_us = self.clock.now_us();
         Ok(self.lock().remove(key).filter(|(end_us, _)| *end_us > now_us).map(|(_, value)| value))
+    }
+
+    async fn take_tokens(&self, key: &str, rate: Rate, cost: u32) -> Result<Decision, BusError> {
+        let now_us = self.clock.now_us();
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if buckets.len() >= SHARED_MAX {
+            buckets.retain(|_, bucket| bucket.full_at_us > now_us);
+        }
+        if buckets.len() >= SHARED_MAX && !buckets.contains_key(key) {
+            return Err(BusError("too many buckets".into()));
+        }
+        let bucket = buckets.entry(key.to_owned()).or_insert_with(|| Bucket::full(rate, now_us));
+        Ok(bucket.take(rate, cost, now_us))
     }
 }

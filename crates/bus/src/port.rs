@@ -7,6 +7,8 @@ use bytes::Bytes;
 use cofactor_types::{EntityId, Epoch, Fault, NodeId, Position, ShardId};
 use serde::{Deserialize, Serialize};
 
+use crate::{Decision, Rate};
+
 /// Something happened to an entity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -85,7 +87,8 @@ pub trait Bus: Debug + Send + Sync + 'static {
     /// Says how far the speaker is.
     fn heartbeat(&self, heartbeat: Heartbeat);
 
-    /// Hears everything from here on.
+    /// Hears everything from here on: all that this bus value is told after the call, and what others say once it is on
+    /// its way.
     fn subscribe(&self) -> Box<dyn Subscription>;
 }
 
@@ -101,4 +104,8 @@ pub trait Shared: Debug + Send + Sync + 'static {
 
     /// Forgets the value and says what it was; of several callers at once only one gets it.
     async fn take(&self, key: &str) -> Result<Option<Bytes>, BusError>;
+
+    /// Takes `cost` tokens from the bucket under `key`, all or none; a bucket that nobody knows is full. Buckets and
+    /// values have their own keys. A cost above the burst is always denied.
+    async fn take_tokens(&self, key: &str, rate: Rate, cost: u32) -> Result<Decision, BusError>;
 }
