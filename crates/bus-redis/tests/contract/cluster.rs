@@ -7,7 +7,7 @@ use cofactor_bus::{
     conformance::{self, Ends},
 };
 
-use crate::{SOON, heard, record, server::Server, until, until_heard_again};
+use crate::{SOON, faults::NOTICED, heard, record, server::Server, until, until_heard_again};
 
 #[tokio::test]
 async fn a_cluster_keeps_the_contract() {
@@ -64,7 +64,7 @@ async fn when_the_lanes_move_there_is_a_gap_and_then_records_again() {
             move_slot(&server, &slot, from, (from + 1) % 3);
         }
     }
-    until(&mut subscription, &Delivery::Gap, SOON).await;
+    until(&mut subscription, &Delivery::Gap, NOTICED).await;
     until_heard_again(&speaker, &mut subscription, 1).await;
     listener.ready(SOON).await.expect("every lane is heard again");
     speaker.ready(SOON).await.expect("the speaker found its lane");
