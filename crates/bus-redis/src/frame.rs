@@ -81,6 +81,10 @@ struct WireHeartbeat {
     closed: Position,
     #[serde(rename = "s")]
     shards: Vec<(ShardId, Epoch, u64)>,
+    #[serde(rename = "v", default)]
+    version: u64,
+    #[serde(rename = "f", default, skip_serializing_if = "is_false")]
+    full: bool,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -108,6 +112,8 @@ pub(crate) fn encode(publisher: u64, said: Said<'_>) -> Result<Vec<u8>, rmp_serd
                 node: heartbeat.node,
                 closed: heartbeat.closed,
                 shards: heartbeat.shards.clone(),
+                version: heartbeat.version,
+                full: heartbeat.full,
             }),
             ..Body::default()
         },
@@ -145,8 +151,8 @@ pub(crate) fn decode(frame: &Bytes) -> Result<Heard, Unreadable> {
         }));
     }
     if let Some(heartbeat) = body.heartbeat {
-        let WireHeartbeat { node, closed, shards } = heartbeat;
-        return Ok(Heard::Heartbeat(Heartbeat { node, closed, shards }));
+        let WireHeartbeat { node, closed, shards, version, full } = heartbeat;
+        return Ok(Heard::Heartbeat(Heartbeat { node, closed, version, full, shards }));
     }
     Ok(match (body.gap, body.bye) {
         (true, _) => Heard::Gap,
@@ -180,6 +186,8 @@ mod tests {
         Heartbeat {
             node: NodeId(0xfeed_beef_0102_0304),
             closed: Position(1_780_000_000_000_001),
+            version: 0,
+            full: false,
             shards: vec![(ShardId(1), Epoch(2), 3), (ShardId(1023), Epoch(9), 1 << 40)],
         }
     }
@@ -189,9 +197,8 @@ mod tests {
         assert_eq!(decode(&Bytes::from_static(GOLDEN_RECORD)), Ok(Heard::Record(record(b"hello"))));
         assert_eq!(decode(&Bytes::from_static(GOLDEN_HEARTBEAT)), Ok(Heard::Heartbeat(heartbeat())));
         assert_eq!(publisher(GOLDEN_RECORD), Some(0x0102_0304_0506_0708));
-        // Written today as they were then; a later release may drop this line when it adds a field.
+        // Written today as they were then.
         assert_eq!(encode(0x0102_0304_0506_0708, Said::Record(&record(b"hello"))).expect("a frame"), GOLDEN_RECORD);
-        assert_eq!(encode(0x0102_0304_0506_0708, Said::Heartbeat(&heartbeat())).expect("a frame"), GOLDEN_HEARTBEAT);
     }
 
     #[test]
@@ -269,7 +276,7 @@ mod tests {
             prop_assert_eq!(publisher(&frame), Some(seq));
             prop_assert_eq!(decode(&frame), Ok(Heard::Record(record)));
             let shards = shards.into_iter().map(|(shard, epoch, seq)| (ShardId(shard), Epoch(epoch), seq)).collect();
-            let heartbeat = Heartbeat { node: NodeId(epoch), closed: Position(position), shards };
+            let heartbeat = Heartbeat { node: NodeId(epoch), closed: Position(position), version: 1, full: true, shards };
             let frame = Bytes::from(encode(seq, Said::Heartbeat(&heartbeat)).expect("a frame"));
             prop_assert_eq!(decode(&frame), Ok(Heard::Heartbeat(heartbeat)));
         }

@@ -53,7 +53,7 @@ pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<O
             "{name:?} is not a user name of {server_name}: write lower-case letters, digits and ._=-/+"
         ))
     })?;
-    let backends = backends::open(config, Arc::clone(&clock))?;
+    let backends = backends::open(config, Arc::clone(&clock), Arc::clone(&entropy)).await?;
     let identity = Identity::establish(&backends.store, &*entropy, server_name).await?;
     let (_shutdown, stopping) = watch::channel(false);
     let parts = quiet_parts(config, &backends, &identity, stopping)?;
@@ -124,7 +124,7 @@ pub async fn endpoints() -> Result<Vec<String>, StartError> {
 async fn list(config: &Config) -> Result<Vec<String>, StartError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
-    let backends = backends::open(config, Arc::clone(&clock))?;
+    let backends = backends::open(config, Arc::clone(&clock), Arc::clone(&entropy)).await?;
     let identity = Identity::establish(&backends.store, &*entropy, config.name()?).await?;
     let (_shutdown, stopping) = watch::channel(false);
     let (core, _keeper) = Core::build(quiet_parts(config, &backends, &identity, stopping)?).await?;
@@ -154,13 +154,13 @@ async fn list(config: &Config) -> Result<Vec<String>, StartError> {
 }
 
 /// A look at the installation: one line for each thing that is well, or what is wrong with it and what to do.
-pub fn doctor(config: &Config) -> Vec<Result<String, String>> {
+pub async fn doctor(config: &Config) -> Vec<Result<String, String>> {
     let mut findings = Vec::new();
     findings.push(config.name().map(|name| format!("server name: {name}")).map_err(|error| error.to_string()));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let folder = config.data_dir.display();
     findings.push(if config.data_dir.exists() {
-        let opened = backends::open(config, clock);
+        let opened = backends::open(config, clock, Arc::new(SystemEntropy)).await;
         opened.map(|_| format!("data folder: {folder} opens")).map_err(|error| error.to_string())
     } else {
         Ok(format!("data folder: {folder} will be made at the first start"))

@@ -26,6 +26,8 @@ pub struct Config {
     pub http: cofactor_http::Options,
     /// Where data is kept.
     pub store: StoreConfig,
+    /// How processes hear of one another.
+    pub bus: BusConfig,
     /// What other processes there are, and how they reach one another.
     pub cluster: Cluster,
     /// Who may register.
@@ -50,6 +52,8 @@ pub struct StoreConfig {
     pub backend: StoreBackend,
     /// The embedded store.
     pub embedded: cofactor_store_embedded::Options,
+    /// ScyllaDB or Cassandra.
+    pub cql: cofactor_store_cql::Options,
 }
 
 /// The stores.
@@ -59,6 +63,29 @@ pub enum StoreBackend {
     /// A folder of this process alone.
     #[default]
     Embedded,
+    /// ScyllaDB, or Apache Cassandra.
+    Cql,
+}
+
+/// How processes hear of one another.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BusConfig {
+    /// Which bus.
+    pub backend: BusBackend,
+    /// Redis.
+    pub redis: cofactor_bus_redis::RedisOptions,
+}
+
+/// The buses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BusBackend {
+    /// Within this process alone.
+    #[default]
+    Local,
+    /// Redis.
+    Redis,
 }
 
 /// A node among others.
@@ -127,6 +154,7 @@ impl Default for Config {
             public_url: None,
             http: cofactor_http::Options::default(),
             store: StoreConfig::default(),
+            bus: BusConfig::default(),
             cluster: Cluster::default(),
             registration: RegistrationOptions::default(),
             media: cofactor_media::Options::default(),

@@ -14,7 +14,7 @@ mod lifecycle;
 mod system;
 
 pub use self::{
-    config::{Cluster, Config, ConfigError, EXAMPLE, Limits, StoreBackend, StoreConfig, Sync},
+    config::{BusBackend, BusConfig, Cluster, Config, ConfigError, EXAMPLE, Limits, StoreBackend, StoreConfig, Sync},
     identity::{Identity, IdentityError},
     lifecycle::{Node, StartError},
     system::{BuildError, Core, CoreParts, NodeServer},

@@ -33,6 +33,9 @@ pub enum StartError {
     /// The data folder.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The CQL cluster.
+    #[error(transparent)]
+    Cql(#[from] cofactor_store_cql::OpenError),
     /// Another server's data.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -69,7 +72,7 @@ impl Node {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
         // 1: the store.
-        let backends = backends::open(config, Arc::clone(&clock))?;
+        let backends = backends::open(config, Arc::clone(&clock), Arc::clone(&entropy)).await?;
         // 2: who we are.
         let identity = Identity::establish(&backends.store, &*entropy, config.name()?).await?;
         // 3: threads for actors.
@@ -143,6 +146,7 @@ impl Node {
         if let Err(error) = self.keeper.leave().await {
             tracing::warn!(%error, "the shards were not handed back; the next start takes them all the same");
         }
+        self.backends.leave_bus().await;
         self.background.abort();
         if let Err(error) = self.backends.store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; nothing acknowledged is lost");

@@ -155,7 +155,7 @@ async fn run_server(config: &Config) -> anyhow::Result<()> {
 
 fn doctor(config: &Config) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
-    for finding in admin::doctor(config) {
+    for finding in actix_rt::System::new().block_on(admin::doctor(config)) {
         match finding {
             Ok(line) => say(&format!("ok    {line}")),
             Err(line) => {

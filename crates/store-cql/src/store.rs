@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cofactor_types::Position;
 use cofactor_store::{
     Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Table, TableKind,
     model::{check, check_append, check_mutation},
@@ -164,6 +165,19 @@ impl Inner {
         )))
     }
 
+    async fn write(&self, batch: Vec<Mutation>, timestamp_us: i64) -> StoreResult<()> {
+        batch.iter().try_for_each(check_mutation)?;
+        let groups = batches::group(batch, self.batch_bytes_max)?;
+        let writes = groups.into_iter().map(|group| async move {
+            if group.table.kind == TableKind::Log {
+                self.rewrite_sealed(group).await
+            } else {
+                self.write_plain(group, timestamp_us).await
+            }
+        });
+        worst(stream::iter(writes).buffer_unordered(WRITES_AT_ONCE).collect().await)
+    }
+
     async fn append(&self, append: Append) -> StoreResult<()> {
         let partition = value::columns(&append.partition)?;
         value::check_length(&partition)?;
@@ -316,17 +330,15 @@ impl Store for CqlStore {
     /// Every write is durable when it is answered. Rows of one partition go together as long as they fit into a batch;
     /// more than that go in several.
     async fn write(&self, batch: Vec<Mutation>, _durability: Durability) -> StoreResult<()> {
-        batch.iter().try_for_each(check_mutation)?;
-        let groups = batches::group(batch, self.inner.batch_bytes_max)?;
         let timestamp_us = self.inner.timestamps.next();
-        let writes = groups.into_iter().map(|group| async move {
-            if group.table.kind == TableKind::Log {
-                self.inner.rewrite_sealed(group).await
-            } else {
-                self.inner.write_plain(group, timestamp_us).await
-            }
-        });
-        worst(stream::iter(writes).buffer_unordered(WRITES_AT_ONCE).collect().await)
+        self.inner.write(batch, timestamp_us).await
+    }
+
+    async fn write_at(&self, batch: Vec<Mutation>, position: Position) -> StoreResult<()> {
+        // Positions are microseconds, as timestamps are.
+        let timestamp_us = i64::try_from(position.0)
+            .map_err(|_| StoreError::Misuse(format!("the position {position} is no timestamp")))?;
+        self.inner.write(batch, timestamp_us).await
     }
 
     async fn append(&self, append: Append) -> StoreResult<()> {

@@ -180,11 +180,11 @@ impl SimNode {
         let alive = Arc::new(AtomicBool::new(true));
         let clock: Arc<dyn Clock> = Arc::new(clock.clone());
         let entropy: Arc<dyn Entropy> = Arc::clone(entropy) as Arc<dyn Entropy>;
-        let backends = Backends {
-            store: Arc::new(Connection { store: store.clone(), alive: Arc::clone(&alive) }),
-            bus: Arc::new(LocalBus::default()),
-            shared: Arc::new(LocalShared::new(Arc::clone(&clock))),
-        };
+        let backends = Backends::new(
+            Arc::new(Connection { store: store.clone(), alive: Arc::clone(&alive) }),
+            Arc::new(LocalBus::default()),
+            Arc::new(LocalShared::new(Arc::clone(&clock))),
+        );
         let name = "sim.example".try_into().ok()?;
         let mut identity = Identity::establish(&backends.store, &*entropy, name).await.ok()?;
         identity.shard_count = SHARDS;

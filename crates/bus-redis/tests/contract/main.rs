@@ -38,7 +38,7 @@ fn heard(seq: u64) -> Delivery {
 }
 
 fn heartbeat(node: u64) -> Heartbeat {
-    Heartbeat { node: NodeId(node), closed: Position(1), shards: vec![] }
+    Heartbeat { node: NodeId(node), closed: Position(1), version: 1, full: true, shards: vec![] }
 }
 
 /// All deliveries up to this one, which must come within `limit`.
