@@ -6,7 +6,7 @@ mod aliases;
 mod backup;
 mod devices;
 mod directory;
-mod discovery;
+pub(crate) mod discovery;
 mod events;
 mod keys;
 mod media;

@@ -26,3 +26,10 @@ pub fn routes(api: Api) -> Routes<Api> {
     client::mount(&mut routes);
     routes
 }
+
+/// The endpoints of a process that serves no clients: whether it is well, and its metrics.
+pub fn operator_routes(api: Api) -> Routes<Api> {
+    let mut routes = Routes::new(api);
+    client::discovery::mount_operator(&mut routes);
+    routes
+}

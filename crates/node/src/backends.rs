@@ -42,11 +42,7 @@ impl Backends {
 ///
 /// # Errors
 /// If the store cannot be used. A Redis that is away is no error: it is only missed.
-pub async fn open(
-    config: &Config,
-    clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
-) -> Result<Backends, StartError> {
+pub async fn open(config: &Config, clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Backends, StartError> {
     let store: Arc<dyn Store> = match config.store.backend {
         StoreBackend::Embedded => Arc::new(EmbeddedStore::open(&config.data_dir, &config.store.embedded)?),
         StoreBackend::Cql => Arc::new(CqlStore::open(&config.store.cql).await?),

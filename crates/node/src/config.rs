@@ -102,6 +102,25 @@ pub struct Cluster {
     pub advertise: Option<String>,
     /// How long nobody takes the place of a process that does not answer, in seconds.
     pub lease_s: u64,
+    /// What all processes of the cluster know and nobody else does: at least 16 characters. This, or `tls`.
+    #[serde(skip_serializing)]
+    pub secret: Option<String>,
+    /// Certificates, in place of the secret.
+    pub tls: Option<Tls>,
+}
+
+/// Certificates for the calls between processes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The authority that signed every process's certificate, a PEM file.
+    pub ca: PathBuf,
+    /// This process's certificate, a PEM file.
+    pub certificate: PathBuf,
+    /// Its key, a PEM file.
+    pub key: PathBuf,
+    /// A name that all certificates carry; none: the host that is called.
+    pub server_name: Option<String>,
 }
 
 impl Default for Cluster {
@@ -112,6 +131,8 @@ impl Default for Cluster {
             listen: "127.0.0.1:8009".into(),
             advertise: None,
             lease_s: 6,
+            secret: None,
+            tls: None,
         }
     }
 }

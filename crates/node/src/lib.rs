@@ -8,13 +8,16 @@
 
 pub mod admin;
 pub mod backends;
+mod calls;
 mod config;
 mod identity;
 mod lifecycle;
 mod system;
 
 pub use self::{
-    config::{BusBackend, BusConfig, Cluster, Config, ConfigError, EXAMPLE, Limits, StoreBackend, StoreConfig, Sync},
+    config::{
+        BusBackend, BusConfig, Cluster, Config, ConfigError, EXAMPLE, Limits, StoreBackend, StoreConfig, Sync, Tls,
+    },
     identity::{Identity, IdentityError},
     lifecycle::{Node, StartError},
     system::{BuildError, Core, CoreParts, NodeServer},

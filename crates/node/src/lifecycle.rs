@@ -9,17 +9,21 @@ use std::{
 };
 
 use actix_rt::{Arbiter, ArbiterHandle};
-use cofactor_api::{Api, ApiParts, Passwords, routes};
+use cofactor_api::{Api, ApiParts, Passwords, operator_routes, routes};
 use cofactor_entity::{Keeper, KeeperOptions, Placement, Planted};
 use cofactor_http::{BindError, RateLimiter, RunningServer, serve};
 use cofactor_media::Media;
+use cofactor_rpc::Running;
+use cofactor_shard::Role;
 use cofactor_store::Store;
 use cofactor_store_embedded::OpenError;
 use cofactor_sync::SyncOptions;
 use cofactor_types::{Clock, Entropy, Fault, SystemClock, SystemEntropy};
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::{BuildError, Config, ConfigError, Core, CoreParts, Identity, IdentityError, backends, backends::Backends};
+use crate::{
+    BuildError, Config, ConfigError, Core, CoreParts, Identity, IdentityError, backends, backends::Backends, calls::Rpc,
+};
 
 /// Set while the process takes requests.
 static READY: AtomicBool = AtomicBool::new(false);
@@ -57,6 +61,7 @@ pub struct Node {
     // Held for what hangs on it by weak references.
     _core: Core,
     keeper: Keeper,
+    calls: Option<Running>,
     server: RunningServer,
     background: JoinHandle<()>,
     threads: Vec<Arbiter>,
@@ -81,6 +86,8 @@ impl Node {
         let handles: Vec<ArbiterHandle> = threads.iter().map(Arbiter::handle).collect();
         // 4: entities and services.
         let (shutdown, stopping) = watch::channel(false);
+        let roles = config.roles()?;
+        let rpc = Rpc::choose(config, &*backends.store, &clock)?;
         let (core, mut keeper) = Core::build(CoreParts {
             backends: backends.clone(),
             identity: identity.clone(),
@@ -91,39 +98,28 @@ impl Node {
             sync: SyncOptions { slots_max: config.sync.users_max, ..SyncOptions::default() },
             shutdown: stopping,
             keeper: keeper_options(config, &*backends.store)?,
-            transport: None,
+            transport: rpc.as_ref().map(Rpc::transport),
             planted: Planted::Nothing,
         })
         .await?;
         let background = tokio::spawn(core.run());
+        // Others may call before this node owns anything; they are told so.
+        let calls = match rpc {
+            Some(rpc) => Some(rpc.listen(&core).await?),
+            None => None,
+        };
         // 5: shards, and what a crash left undone in them.
         keeper.beat().await.map_err(BuildError::from)?;
-        // 6: requests.
-        let media = open_media(config, &backends, &clock, &entropy)?;
-        let api = Api::new(ApiParts {
-            server_name: identity.server_name.clone(),
-            public_url: config.public_url.clone(),
-            registration: config.registration.clone(),
-            rooms: core.rooms.clone(),
-            users: core.users.clone(),
-            history: core.history.clone(),
-            sync: core.sync.clone(),
-            media,
-            shared: Arc::clone(&backends.shared),
-            passwords: Passwords::new()?,
-            limits: RateLimiter::new(config.rate_limits.clone(), Arc::clone(&clock)),
-            clock,
-            entropy: Arc::clone(&entropy),
-            ready: || READY.load(Ordering::Acquire),
-            metrics: cofactor_telemetry::render_metrics,
-        });
+        // 6: requests. A node without the role serves its operator only.
+        let api = open_api(config, &backends, &identity, &core, &clock, &entropy)?;
+        let routes = if roles.contains(&Role::Frontend) { routes(api) } else { operator_routes(api) };
         let prefix = entropy.u128() as u64 >> 32;
-        let server = serve(routes(api), &config.http, prefix, config.limits.shutdown_s)?;
+        let server = serve(routes, &config.http, prefix, config.limits.shutdown_s)?;
         READY.store(true, Ordering::Release);
         for address in server.addresses() {
             tracing::info!(server_name = %identity.server_name, %address, "ready");
         }
-        Ok(Self { backends, _core: core, keeper, server, background, threads, shutdown })
+        Ok(Self { backends, _core: core, keeper, calls, server, background, threads, shutdown })
     }
 
     /// Keeps the node's lease until `stop` is done, or the lease is lost.
@@ -146,6 +142,9 @@ impl Node {
         if let Err(error) = self.keeper.leave().await {
             tracing::warn!(%error, "the shards were not handed back; the next start takes them all the same");
         }
+        if let Some(calls) = self.calls {
+            calls.stop(CALLS_STOP).await;
+        }
         self.backends.leave_bus().await;
         self.background.abort();
         if let Err(error) = self.backends.store.close().await {
@@ -157,6 +156,41 @@ impl Node {
         tracing::info!("stopped");
     }
 }
+
+/// Everything that requests need.
+fn open_api(
+    config: &Config,
+    backends: &Backends,
+    identity: &Identity,
+    core: &Core,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Api, StartError> {
+    Ok(Api::new(ApiParts {
+        server_name: identity.server_name.clone(),
+        public_url: config.public_url.clone(),
+        registration: config.registration.clone(),
+        rooms: core.rooms.clone(),
+        users: core.users.clone(),
+        history: core.history.clone(),
+        sync: core.sync.clone(),
+        media: open_media(config, backends, clock, entropy)?,
+        shared: Arc::clone(&backends.shared),
+        passwords: Passwords::new()?,
+        limits: RateLimiter::new(config.rate_limits.clone(), Arc::clone(clock)),
+        clock: Arc::clone(clock),
+        entropy: Arc::clone(entropy),
+        ready: is_ready,
+        metrics: cofactor_telemetry::render_metrics,
+    }))
+}
+
+fn is_ready() -> bool {
+    READY.load(Ordering::Acquire)
+}
+
+/// How long calls of other nodes may take to finish when this one stops; its shards are others' by then.
+const CALLS_STOP: Duration = Duration::from_secs(2);
 
 /// A node that is alone renews its lease now and then: nobody can take its place while it holds the folder.
 const LEASE_ALONE: Duration = Duration::from_secs(60);

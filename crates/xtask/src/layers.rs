@@ -88,6 +88,10 @@ const WRAPPED: &[Wrapped] = &[
     Wrapped { library: "scylla", crates: &["store-cql"], in_tests: &[] },
     Wrapped { library: "redis", crates: &["bus-redis"], in_tests: &[] },
     Wrapped { library: "tonic", crates: &["rpc"], in_tests: &[] },
+    Wrapped { library: "tonic-health", crates: &["rpc"], in_tests: &[] },
+    Wrapped { library: "tonic-prost", crates: &["rpc"], in_tests: &[] },
+    Wrapped { library: "tonic-prost-build", crates: &["rpc"], in_tests: &[] },
+    Wrapped { library: "protox", crates: &["rpc"], in_tests: &[] },
 ];
 
 /// Libraries that run things; the room rules are pure and reach none of them, however indirectly.

@@ -18,6 +18,11 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
     routes.mount::<get_supported_versions::Request, _, _>(versions);
     routes.mount::<discover_homeserver::Request, _, _>(well_known);
     routes.mount::<get_capabilities::v3::Request, _, _>(capabilities);
+    mount_operator(routes);
+}
+
+/// What an operator asks of every process, whatever it does.
+pub(crate) fn mount_operator(routes: &mut Routes<Api>) {
     routes.mount_raw(Method::GET, "/health/live", Access::Open, Some(0), live);
     routes.mount_raw(Method::GET, "/health/ready", Access::Open, Some(0), ready);
     routes.mount_raw(Method::GET, "/metrics", Access::Open, Some(0), metrics);
