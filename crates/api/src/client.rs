@@ -8,6 +8,7 @@ mod devices;
 mod directory;
 pub(crate) mod discovery;
 mod events;
+mod find;
 mod keys;
 mod media;
 mod membership;
@@ -16,11 +17,14 @@ mod profile;
 mod push_rules;
 mod receipts;
 mod relations;
+mod report;
 mod rooms;
 mod session;
+mod spaces;
 mod state;
 mod sync;
 mod to_device;
+mod upgrade;
 
 use cofactor_http::Routes;
 
@@ -44,6 +48,10 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
     receipts::mount(routes);
     relations::mount(routes);
     sync::mount(routes);
+    upgrade::mount(routes);
+    spaces::mount(routes);
+    report::mount(routes);
+    find::mount(routes);
     keys::mount(routes);
     backup::mount(routes);
     to_device::mount(routes);

@@ -73,6 +73,21 @@ impl History {
         rows.iter().map(|row| place(&row.value)).collect()
     }
 
+    /// The current state of one type, at most `limit` events.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn state_of_type(
+        &self,
+        room_id: &RoomId,
+        event_type: &str,
+        limit: usize,
+    ) -> Result<Vec<StateEvent>, Fault> {
+        let scan = Scan::new(&tables::ROOM_STATE, key![room_id.as_str()], key![event_type], limit);
+        let rows = self.reader().store().scan(scan).await?;
+        rows.iter().map(|row| place(&row.value)).collect()
+    }
+
     /// Changes of the state in `(after, up_to]`, the last of each key: its key, and where its event stands now and stood
     /// before the first of them.
     ///

@@ -9,7 +9,10 @@ use cofactor_room::{Pdu, PowerLevels};
 use cofactor_store::{key, record, tables};
 use cofactor_types::Fault;
 use cofactor_wire::room::{PublicRoom, RoomReply};
-use ruma::{UserId, events::StateEventType};
+use ruma::{
+    UserId,
+    events::{StateEventType, room::member::MembershipState},
+};
 
 use crate::entity::{Room, RoomEntity};
 
@@ -37,6 +40,20 @@ impl RoomEntity {
             Ok(RoomReply::Done)
         } else {
             Err(Fault::forbidden("you may not change the names of this room"))
+        }
+    }
+}
+
+impl RoomEntity {
+    /// Whether a member may set the state of a type.
+    pub(crate) fn may_set(&mut self, user_id: &UserId, event_type: &str) -> Result<RoomReply, Fault> {
+        let room = self.room()?;
+        let power: Arc<PowerLevels> = room.state.power()?;
+        let is_joined = room.state.membership(user_id) == MembershipState::Join;
+        if is_joined && power.may_send(user_id, &event_type.into(), true) {
+            Ok(RoomReply::Done)
+        } else {
+            Err(Fault::forbidden(format!("you may not set {event_type} in this room")))
         }
     }
 }

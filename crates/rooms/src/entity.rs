@@ -133,6 +133,7 @@ impl Entity for RoomEntity {
             RoomCommand::DeviceChanged { user_id } => self.device_changed(user_id, cx),
             RoomCommand::SetDirectory { user_id, public } => self.set_directory(&user_id, public, cx),
             RoomCommand::MayAlias { user_id } => Decision::Reply(self.may_alias(&user_id)),
+            RoomCommand::MaySet { user_id, event_type } => Decision::Reply(self.may_set(&user_id, &event_type)),
             RoomCommand::Locate { event_id } => self.locate(event_id, cx),
             RoomCommand::Overview => Decision::Reply(self.overview()),
         }

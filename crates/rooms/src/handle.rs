@@ -8,7 +8,7 @@ use cofactor_entity::{Entities, Env, Placement};
 use cofactor_room::{Draft, author};
 use cofactor_store::{CasOutcome, Durability, Key, Mutation, Scan, StoreError, key, record, tables};
 use cofactor_types::{EntityId, ErrorClass, Fault};
-use cofactor_wire::room::{Alias, CreateRoom, PublicRoom, RoomCommand, RoomReply, Rooms};
+use cofactor_wire::room::{Alias, CreateRoom, PublicRoom, Report, RoomCommand, RoomReply, Rooms};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, RoomAliasId, RoomId, UInt, UserId,
     events::TimelineEventType,
@@ -168,6 +168,20 @@ impl RoomsHandle {
             Ok((room_id, record::decode(&row.value)?))
         };
         shown.map(room).collect()
+    }
+
+    /// Keeps a report; a second one of the same user about the same event replaces it.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn report(&self, room_id: &RoomId, report: &Report) -> Result<(), Fault> {
+        let mutation = Mutation {
+            table: &tables::REPORTS,
+            partition: key![room_id.as_str()],
+            clustering: key![report.event_id.as_str(), report.reporter.as_str()],
+            value: Some(record::encode(report)?),
+        };
+        Ok(self.env.store().write(vec![mutation], Durability::Synced).await?)
     }
 
     /// The local aliases of a room.

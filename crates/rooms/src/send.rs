@@ -67,11 +67,13 @@ impl RoomEntity {
         if let Some(unchanged) = room.unchanged(sender, event) {
             return Ok(Ok(Decision::Reply(Ok(unchanged))));
         }
-        let pdu = room.author(&config, cx, sender, event)?;
-        let link = match room.find_link(cx, sender, event)? {
+        // Asked first, so that an event is built once; of those who may not send nobody learns what the room has.
+        let is_joined = room.state.membership(sender) == MembershipState::Join;
+        let link = match if is_joined { room.find_link(cx, sender, event)? } else { Ok(None) } {
             Ok(link) => link,
             Err(reads) => return Ok(Err(reads)),
         };
+        let pdu = room.author(&config, cx, sender, event)?;
         let reply = room.accept(&config, cx, &pdu, transaction.cloned(), link)?;
         Ok(Ok(Decision::Commit(reply)))
     }

@@ -68,6 +68,8 @@ tables! {
     18 AGGREGATES "aggregates" Plain [text("room_id")] [number("position")];
     /// Annotations that stand, by parent, sender, type and key: none is made twice.
     19 ANNOTATIONS "annotations" Plain [text("room_id")] [text("parent"), text("annotation")];
+    /// Events that users reported, for the operator.
+    25 REPORTS "reports" Plain [text("room_id")] [text("event_id"), text("reporter")];
     /// Who takes part in which threads, by where the root stands.
     24 THREAD_USERS "thread_users" Plain [text("room_id")] [text("user_id"), number("root_position")];
     /// A user's own data by kind and key: devices, keys, account data, room list, filters, profile.

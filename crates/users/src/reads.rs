@@ -7,14 +7,18 @@ use cofactor_wire::{
     user::{AccountData, RoomEntry, state},
     user_command::{Account, Backup, Device},
 };
-use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, RoomId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
     UsersHandle,
+    account::ACCOUNT_SLICES,
     data::account_data_key,
     keys::{merge, parse},
 };
+
+/// Accounts that one search looks at.
+const SEARCHED_MAX: usize = 5_000;
 
 /// The identity keys of a user, as another user sees them.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +112,43 @@ impl UsersHandle {
     /// If the store fails.
     pub async fn filter(&self, user_id: &UserId, filter_id: &str) -> Result<Option<Bytes>, Fault> {
         self.row(user_id, state::FILTER, filter_id).await
+    }
+
+    /// Users of this server whose name or id contains `term`, which is in lower case, at most `limit`; and whether there may
+    /// be more.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn search(
+        &self,
+        term: &str,
+        limit: usize,
+    ) -> Result<(Vec<(OwnedUserId, Map<String, Value>)>, bool), Fault> {
+        let mut found = Vec::new();
+        let mut read = 0;
+        for slice in 0..ACCOUNT_SLICES {
+            let scan = Scan::new(&tables::ACCOUNTS, key![slice], Key::EMPTY, SEARCHED_MAX - read);
+            for row in self.env.store().scan(scan).await? {
+                read += 1;
+                let Ok(user_id) = UserId::parse(row.clustering.text(0)) else { continue };
+                if self.account(&user_id).await?.is_none_or(|account| account.deactivated) {
+                    continue;
+                }
+                let profile = self.member_profile(&user_id).await?;
+                let name = profile.get("displayname").and_then(Value::as_str).unwrap_or_default();
+                if !name.to_lowercase().contains(term) && !user_id.as_str().to_lowercase().contains(term) {
+                    continue;
+                }
+                if found.len() == limit {
+                    return Ok((found, true));
+                }
+                found.push((user_id, profile));
+            }
+            if read >= SEARCHED_MAX {
+                return Ok((found, true));
+            }
+        }
+        Ok((found, false))
     }
 
     /// A room in the user's list.

@@ -206,6 +206,22 @@ pub struct PublicRoom {
     pub joined: u64,
 }
 
+/// A row of the `reports` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// Who sent it.
+    pub sender: OwnedUserId,
+    /// Who reported it.
+    pub reporter: OwnedUserId,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// When, in milliseconds since the Unix epoch.
+    pub reported_ms: u64,
+}
+
 /// A row of the `room_state` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CurrentState {
@@ -381,6 +397,13 @@ pub enum RoomCommand {
     MayAlias {
         /// Who asks.
         user_id: OwnedUserId,
+    },
+    /// Whether `user_id` is joined and may set the state of a type. Answer: [`RoomReply::Done`].
+    MaySet {
+        /// Who asks.
+        user_id: OwnedUserId,
+        /// The type.
+        event_type: String,
     },
     /// Where an event stands, whether or not anybody may see it. Answer: [`RoomReply::Located`].
     Locate {

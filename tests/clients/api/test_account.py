@@ -108,3 +108,9 @@ def test_a_filter_reads_back_and_is_nobody_elses(alice, bob):
 @pytest.mark.parametrize("bad", [{"room": 1}, {"room": {"timeline": {"limit": "x"}}}, {"presence": []}])
 def test_a_filter_of_the_wrong_shape_is_refused(alice, bad):
     alice.refused(400, None, "POST", "/v3/user/{}/filter", alice.id, body=bad)
+
+
+def test_another_user_can_be_searched_for_by_name(alice, bob, room):
+    bob.put("/v3/profile/{}/displayname", bob.id, body={"displayname": "Robert Uncommon"})
+    found = alice.post("/v3/user_directory/search", body={"search_term": bob.localpart})
+    assert isinstance(found["results"], list) and isinstance(found["limited"], bool)

@@ -136,6 +136,18 @@ def test_an_event_that_is_not_here_is_not_found(alice, room):
         alice.refused(404, "M_NOT_FOUND", "GET", "/v3/rooms/{}/context/{}", room, event)
 
 
+def test_an_event_is_found_by_its_time(alice, room):
+    event = alice.send(room, "now")
+    moment = alice.get("/v3/rooms/{}/event/{}", room, event)["origin_server_ts"]
+    template = "/v1/rooms/{}/timestamp_to_event"
+    assert alice.get(template, room, ts=moment, dir="f")["origin_server_ts"] == moment
+    assert alice.get(template, room, ts=moment + 60_000, dir="b") == {"event_id": event, "origin_server_ts": moment}
+    first = alice.get("/v3/rooms/{}/messages", room, dir="f", limit=1)["chunk"][0]["event_id"]
+    assert alice.get(template, room, ts=0, dir="f")["event_id"] == first
+    for query in ({"ts": moment + 60_000, "dir": "f"}, {"ts": 1, "dir": "b"}):
+        alice.refused(404, "M_NOT_FOUND", "GET", template, room, query=query)
+
+
 def test_a_redaction_empties_the_event_for_everyone(alice, bob, room):
     event = bob.send(room, "regret")
     own = alice.send(room, "mine")
@@ -331,3 +343,18 @@ def test_members_now_and_then(alice, bob, carol, room):
     bob.leave(room)
     assert ids(membership="join") == {alice.id, carol.id}
     assert ids(not_membership="leave") == {alice.id, carol.id}
+
+
+def test_search_finds_words_in_ones_rooms_alone(alice, bob, carol, room):
+    word = unique("needle").replace("-", "")
+    alice.send(room, f"a {word} in hay")
+    search = {"search_categories": {"room_events": {"search_term": word}}}
+    found = bob.post("/v3/search", body=search)["search_categories"]["room_events"]
+    assert [hit["result"]["content"]["body"] for hit in found["results"]] == [f"a {word} in hay"]
+    assert carol.post("/v3/search", body=search)["search_categories"]["room_events"]["results"] == []
+
+
+def test_reports_are_taken_from_members(alice, bob, carol, room):
+    event = alice.send(room, "bad")
+    bob.post("/v3/rooms/{}/report/{}", room, event, body={"reason": "spam", "score": -100})
+    carol.refused((403, 404), None, "POST", "/v3/rooms/{}/report/{}", room, event, body={"reason": "spam"})

@@ -261,3 +261,66 @@ def test_nobody_raises_their_own_power(alice, bob, room):
 def test_the_same_state_again_is_the_same_event(alice, room):
     first = alice.set_state(room, "org.example.a", {"n": 1})
     assert alice.set_state(room, "org.example.a", {"n": 1}) == first
+
+
+def test_an_upgrade_leads_from_the_old_room_to_the_new(alice, bob, room):
+    bob.refused(403, "M_FORBIDDEN", "POST", "/v3/rooms/{}/upgrade", room, body={"new_version": "11"})
+    new = alice.post("/v3/rooms/{}/upgrade", room, body={"new_version": "11"})["replacement_room"]
+    assert alice.state(room, "m.room.tombstone")["replacement_room"] == new
+    assert alice.state(new, "m.room.create")["predecessor"]["room_id"] == room
+    assert alice.state(new, "m.room.name")["name"] == "two"
+    body = {"msgtype": "m.text", "body": "too late"}
+    bob.refused(403, "M_FORBIDDEN", "PUT", "/v3/rooms/{}/send/m.room.message/1", room, body=body)
+
+
+def test_a_space_lists_its_children(alice, bob):
+    child = alice.create_room(preset="public_chat", name="child")
+    space = alice.create_room(preset="public_chat", name="space", creation_content={"type": "m.space"})
+    alice.set_state(space, "m.space.child", {"via": [alice.server]}, child)
+    bob.join(space)
+    rooms = bob.get("/v1/rooms/{}/hierarchy", space)["rooms"]
+    assert [entry["room_id"] for entry in rooms] == [space, child]
+    assert rooms[0]["room_type"] == "m.space" and rooms[0]["children_state"][0]["state_key"] == child
+
+
+def test_an_upgrade_takes_names_and_levels_along(alice, bob, room):
+    alias = unique("upgraded")
+    alice.put("/v3/directory/room/{}", f"#{alias}:{alice.server}", body={"room_id": room})
+    levels = alice.state(room, "m.room.power_levels")
+    alice.set_state(room, "m.room.topic", {"topic": "about"})
+    alice.refused(400, "M_UNSUPPORTED_ROOM_VERSION", "POST", "/v3/rooms/{}/upgrade", room, body={"new_version": "x"})
+    old = alice.create_room(room_version="10", preset="private_chat", invite=[bob.id],
+                            power_level_content_override={"users": {alice.id: 100, bob.id: 60}})
+    bob.join(old)
+    for version in ("11", "12"):
+        new = alice.post("/v3/rooms/{}/upgrade", old, body={"new_version": version})["replacement_room"]
+        users = alice.state(new, "m.room.power_levels")["users"]
+        assert users[bob.id] == 60 and (alice.id in users) == (version != "12")
+        old = new
+    new = alice.post("/v3/rooms/{}/upgrade", room, body={"new_version": "10"})["replacement_room"]
+    assert alice.get("/v3/directory/room/{}", f"#{alias}:{alice.server}")["room_id"] == new
+    assert alice.state(new, "m.room.topic")["topic"] == "about"
+    assert alice.state(new, "m.room.power_levels")["users"][alice.id] == 100
+    assert alice.state(room, "m.room.power_levels")["events_default"] == max(50, levels["users_default"] + 1)
+
+
+def test_the_rooms_below_a_space_come_in_pages_and_hide_what_is_private(alice, bob):
+    space = alice.create_room(preset="public_chat", creation_content={"type": "m.space"})
+    rooms = [alice.create_room(preset="public_chat", name=f"{n}") for n in range(3)]
+    hidden = alice.create_room(preset="private_chat", name="hidden")
+    for order, child in zip("cba", rooms):
+        alice.set_state(space, "m.space.child", {"via": [alice.server], "order": order, "suggested": order == "a"}, child)
+    alice.set_state(space, "m.space.child", {"via": [alice.server]}, hidden)
+    alice.set_state(space, "m.space.child", {}, "!gone:example.org")
+    listed = lambda answer: [entry["room_id"] for entry in answer["rooms"]]
+    template = "/v1/rooms/{}/hierarchy"
+    assert listed(bob.get(template, space)) == [space, *rooms[::-1]]
+    assert listed(alice.get(template, space)) == [space, *rooms[::-1], hidden]
+    assert listed(bob.get(template, space, suggested_only="true")) == [space, rooms[2]]
+    assert listed(bob.get(template, space, max_depth=0)) == [space]
+    page = bob.get(template, space, limit=2)
+    assert listed(page) + listed(bob.get(template, space, limit=2, **{"from": page["next_batch"]})) == [space, *rooms[::-1]]
+    bob.refused(403, "M_FORBIDDEN", "GET", template, hidden)
+    summary = bob.get("/v1/room_summary/{}", rooms[0])
+    assert summary["name"] == "0" and summary["membership"] == "leave" and summary["num_joined_members"] == 1
+    bob.refused(404, "M_NOT_FOUND", "GET", "/v1/room_summary/{}", hidden)

@@ -77,6 +77,12 @@ def test_a_stranger_sees_world_readable_rooms_alone(story, alice, carol):
         else:
             assert answer.status_code == (200 if open_to_all else 403), f"{part}: {answer.text[:200]}"
     assert all(reads(carol, room, event) == open_to_all for event in events.values())
+    for template in ("/v1/rooms/{}/threads", "/v1/rooms/{}/hierarchy"):
+        assert carol.ask("GET", template, room).status_code in ((200, 403) if open_to_all else (403, 404))
+    found = carol.ask("GET", "/v1/rooms/{}/relations/{}", room, events["before"])
+    assert found.status_code in ((200,) if open_to_all else (403, 404))
+    moment = carol.ask("GET", "/v1/rooms/{}/timestamp_to_event", room, query={"ts": 1, "dir": "f"})
+    assert moment.status_code in ((200, 403) if open_to_all else (403, 404))
 
 
 def test_one_invited_sees_neither_messages_nor_state(story, alice, carol):
