@@ -5,8 +5,9 @@ use std::time::Duration;
 use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use cofactor_types::limits::JSON_DEPTH_MAX;
-use futures::{Stream, StreamExt, stream::LocalBoxStream};
+use futures::{StreamExt, stream::LocalBoxStream};
 use http::StatusCode;
+use tokio::time::Instant;
 
 use crate::ApiError;
 
@@ -51,22 +52,34 @@ pub(crate) async fn read_whole(
         }
         whole(all.freeze(), bytes_max)
     };
-    tokio::time::timeout(time_max, read).await.unwrap_or_else(|_| {
-        Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "the body did not arrive in time"))
-    })
+    tokio::time::timeout(time_max, read).await.unwrap_or_else(|_| Err(too_slow()))
+}
+
+fn too_slow() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "the body did not arrive in time")
 }
 
 fn whole(bytes: Bytes, bytes_max: usize) -> Result<Bytes, ApiError> {
     if bytes.len() > bytes_max { Err(ApiError::too_large(bytes_max as u64)) } else { Ok(bytes) }
 }
 
-/// The body as a stream.
-pub(crate) fn stream(payload: web::Payload) -> BodyStream {
-    into_stream(payload.map(|piece| piece.map_err(|error| broken(&error))))
-}
+/// The slowest that a stream may be on the whole, in bytes a second: less than any network that people still use.
+const STREAM_BYTES_A_SECOND_MIN: u32 = 4 << 10;
 
-fn into_stream(stream: impl Stream<Item = Result<Bytes, ApiError>> + 'static) -> BodyStream {
-    stream.boxed_local()
+/// The body as a stream that ends with an error when it is slower than `time_max` and the slowest pace allow.
+pub(crate) fn stream(payload: web::Payload, time_max: Duration) -> BodyStream {
+    let begin = Instant::now();
+    let paced = move |(mut payload, arrived): (web::Payload, u64)| async move {
+        let time = time_max + Duration::from_secs(arrived) / STREAM_BYTES_A_SECOND_MIN;
+        let piece = match tokio::time::timeout_at(begin + time, payload.next()).await {
+            Ok(None) => return None,
+            Ok(Some(piece)) => piece.map_err(|error| broken(&error)),
+            Err(_) => Err(too_slow()),
+        };
+        let arrived = arrived + piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Some((piece, (payload, arrived)))
+    };
+    futures::stream::unfold((payload, 0), paced).boxed_local()
 }
 
 fn broken(error: &actix_web::error::PayloadError) -> ApiError {

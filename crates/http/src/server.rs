@@ -31,7 +31,9 @@ pub struct Options {
     pub listen: Vec<SocketAddr>,
     /// Threads that serve requests; 0 for one a core.
     pub workers: usize,
-    /// How long a body may take to arrive, in milliseconds.
+    /// How long the head of a request may take to arrive, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// How long a body may take to arrive, in milliseconds. Uploads may take longer as long as they keep moving.
     pub body_timeout_ms: u64,
     /// How long an idle connection stays open, in seconds.
     pub keep_alive_s: u64,
@@ -46,6 +48,7 @@ impl Default for Options {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8008))],
             workers: 0,
+            head_timeout_ms: 10_000,
             body_timeout_ms: 30_000,
             keep_alive_s: 75,
             connections_max: 25_000,
@@ -120,7 +123,7 @@ pub fn serve<S: Service>(
     .workers(workers)
     .keep_alive(Duration::from_secs(options.keep_alive_s))
     .max_connections(options.connections_max)
-    .client_request_timeout(Duration::from_secs(10))
+    .client_request_timeout(Duration::from_millis(options.head_timeout_ms))
     .shutdown_timeout(shutdown_s)
     .disable_signals();
     for address in &options.listen {
@@ -176,23 +179,18 @@ impl<S: Service> Edge<S> {
                 body: ReplyBody::Whole(bytes::Bytes::new()),
             });
         }
+        check_head(request)?;
         let (endpoint, args) = self.routes.find(method, request.uri().path())?;
         *template = endpoint.template;
         let uri = convert::uri(request);
         let session = self.session(endpoint.access, request, &uri, context).await?;
+        let time_max = Duration::from_millis(self.options.body_timeout_ms);
         let body = match endpoint.bytes_max {
             Some(bytes_max) => {
-                if request.headers().contains_key("content-encoding") {
-                    return Err(ApiError::new(
-                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                        "M_UNKNOWN",
-                        "compressed bodies are not taken",
-                    ));
-                }
-                let time_max = Duration::from_millis(self.options.body_timeout_ms);
+                check_body_headers(request, bytes_max)?;
                 Body::Whole(read_whole(payload, bytes_max, time_max).await?)
             }
-            None => Body::Stream(stream(payload)),
+            None => Body::Stream(stream(payload, time_max)),
         };
         let exchange = Exchange {
             session,
@@ -234,6 +232,38 @@ impl<S: Service> Edge<S> {
             user_agent: header("user-agent").map(|text| text.chars().take(200).collect()),
         }
     }
+}
+
+/// The longest path and query, in bytes. The longest that clients send is a filter in `/sync`.
+const URL_BYTES_MAX: usize = 16 << 10;
+
+/// All names and values of the headers together, in bytes.
+const HEADERS_BYTES_MAX: usize = 32 << 10;
+
+/// actix-web bounds the head at 96 headers and 128 KiB; what is decoded and copied from there on may be much less.
+fn check_head(request: &HttpRequest) -> Result<(), ApiError> {
+    let refuse = |status, message| Err(ApiError::new(status, "M_TOO_LARGE", message));
+    if request.uri().path_and_query().map_or(0, |text| text.as_str().len()) > URL_BYTES_MAX {
+        return refuse(StatusCode::URI_TOO_LONG, "the path and query are too long");
+    }
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    if headers.sum::<usize>() > HEADERS_BYTES_MAX {
+        return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large");
+    }
+    Ok(())
+}
+
+/// What the headers say of a body that is to be read whole.
+fn check_body_headers(request: &HttpRequest, bytes_max: usize) -> Result<(), ApiError> {
+    if request.headers().contains_key("content-encoding") {
+        let message = "compressed bodies are not taken";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "M_UNKNOWN", message));
+    }
+    let length = request.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > bytes_max as u64) {
+        return Err(ApiError::too_large(bytes_max as u64));
+    }
+    Ok(())
 }
 
 /// The access token of a request. <https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens>
