@@ -8,6 +8,7 @@
 //! in `api` and mount it there.
 
 mod body;
+mod connection;
 mod convert;
 mod error;
 mod limit;
@@ -15,7 +16,7 @@ mod routes;
 mod server;
 
 pub use self::{
-    body::{Body, BodyStream},
+    body::{Body, BodyStream, check_json},
     error::ApiError,
     limit::{LimitClass, LimitOptions, RateLimiter},
     routes::{Access, Caller, Exchange, Reply, ReplyBody, RequestContext, Routes, Scheme, Service, Session},

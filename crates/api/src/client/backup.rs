@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use cofactor_http::{Access, ApiError, Body, Exchange, Reply, Routes, Session};
+use cofactor_http::{Access, ApiError, Body, Exchange, Reply, Routes, Session, check_json};
 use cofactor_wire::user_command::{Backup, UserCommand, UserReply};
 use http::Method;
 use ruma::{OwnedRoomId, RoomId};
@@ -46,7 +46,7 @@ fn session(exchange: &Exchange) -> Result<&Session, ApiError> {
 
 fn body<'a, T: Deserialize<'a>>(exchange: &'a Exchange) -> Result<T, ApiError> {
     let Body::Whole(bytes) = &exchange.body else { return Err(ApiError::not_json()) };
-    serde_json::from_slice::<&RawValue>(bytes).map_err(|_| ApiError::not_json())?;
+    check_json(bytes)?;
     serde_json::from_slice(bytes).map_err(|error| ApiError::bad_json(error.to_string()))
 }
 

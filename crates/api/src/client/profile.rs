@@ -1,7 +1,7 @@
 //! Profiles. <https://spec.matrix.org/v1.19/client-server-api/#profiles>
 
 use bytes::Bytes;
-use cofactor_http::{Access, ApiError, Body, Exchange, Reply, Routes};
+use cofactor_http::{Access, ApiError, Body, Exchange, Reply, Routes, check_json};
 use cofactor_wire::user_command::UserCommand;
 use http::Method;
 use ruma::{OwnedUserId, UserId};
@@ -52,6 +52,7 @@ async fn get(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
 async fn put(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
     let field = exchange.args.get(1).cloned().unwrap_or_default();
     let Body::Whole(body) = &exchange.body else { return Err(ApiError::not_json()) };
+    check_json(body)?;
     let mut body: Map<String, Value> = match serde_json::from_slice(body) {
         Ok(Value::Object(body)) => body,
         Ok(_) => return Err(ApiError::bad_json("the body is not an object")),

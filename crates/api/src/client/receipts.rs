@@ -1,7 +1,7 @@
 //! Receipts, read markers, typing. <https://spec.matrix.org/v1.19/client-server-api/#receipts>
 
 use bytes::Bytes;
-use cofactor_http::{Access, ApiError, Body, Caller, Exchange, LimitClass, Reply, Routes, Session};
+use cofactor_http::{Access, ApiError, Body, Caller, Exchange, LimitClass, Reply, Routes, Session, check_json};
 use cofactor_wire::{room::RoomCommand, user_command::UserCommand};
 use http::Method;
 use ruma::{
@@ -111,7 +111,7 @@ async fn typing(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
     check_own(session, &user_id)?;
     api.limit(LimitClass::Other, &user_id)?;
     let Body::Whole(body) = &exchange.body else { return Err(ApiError::not_json()) };
-    let _: serde::de::IgnoredAny = serde_json::from_slice(body).map_err(|_| ApiError::not_json())?;
+    check_json(body)?;
     let state: Typing = serde_json::from_slice(body).map_err(|error| ApiError::bad_json(error.to_string()))?;
     let timeout_ms = if state.typing { state.timeout } else { 0 };
     api.room(&room_id, RoomCommand::Typing { user_id, timeout_ms }).await?;

@@ -67,7 +67,11 @@ impl Place<'_> {
             let path = format!("/_matrix/client/v3/{}", self.named(path));
             let reply = self.server.ask("GET", &path, self.user.token(), b"");
             assert_eq!(reply.status, 200, "{path}: {}", reply.text());
-            assert_ne!(reply.json(), Value::Null, "{path}");
+            if let Err(error) = serde_json::from_slice::<Value>(&reply.body) {
+                let at = error.column().saturating_sub(200);
+                let around = &reply.body[at..reply.body.len().min(at + 400)];
+                panic!("{path}: {error} in {}", String::from_utf8_lossy(around));
+            }
         }
     }
 }

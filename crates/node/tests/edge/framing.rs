@@ -73,12 +73,13 @@ fn chunks_without_end_are_bounded() {
     let mut connection = server.connect();
     connection.send(head("POST", LOGIN, None, "transfer-encoding: chunked\r\n"));
     let chunk = format!("10000\r\n{}\r\n", "a".repeat(1 << 16));
-    // Beyond the limit of 1 MiB, what is sent may be read and thrown away, but not for ever.
-    let sent = (0..8_192).take_while(|_| connection.send(&chunk)).count();
+    // Beyond the limit of 1 MiB, what is sent may be read and thrown away for a moment, but not for ever.
+    while connection.send(&chunk) {
+        connection.assert_in_time();
+    }
     if let Some(reply) = connection.reply() {
         assert_eq!((reply.status, reply.errcode().as_str()), (413, "M_TOO_LARGE"));
     }
-    assert!(sent < 8_192, "half a gigabyte was taken");
     server.assert_well();
 }
 

@@ -84,7 +84,7 @@ fn neither_passwords_nor_tokens_are_logged_or_stored_in_the_clear() {
     let (status, answer) = ask("POST", "account/deactivate", Some(&token), &json!({ "auth": auth }));
     assert_eq!(status, 200, "{answer}");
     let (status, answer) = login(NEW_PASSWORD);
-    assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_FORBIDDEN")), "{answer}");
+    assert_eq!((status, answer["errcode"].as_str()), (403, Some("M_USER_DEACTIVATED")), "{answer}");
     assert_eq!(ask("GET", "account/whoami", Some(&token), &json!({})).0, 401);
 
     // Stopped, so that everything that will be written is.

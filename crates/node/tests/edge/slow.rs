@@ -9,8 +9,9 @@ fn impatient() -> &'static Server {
     static IMPATIENT: OnceLock<Server> = OnceLock::new();
     IMPATIENT.get_or_init(|| {
         start(|config| {
-            config.http.head_timeout_ms = 300;
-            config.http.body_timeout_ms = 300;
+            config.http.head_timeout_ms = 1_500;
+            config.http.body_timeout_ms = 1_500;
+            config.http.write_timeout_ms = 1_500;
             config.http.keep_alive_s = 1;
         })
     })
@@ -82,4 +83,18 @@ fn readers_that_never_read_hold_nobody_up() {
     for _ in 0..20 {
         server.assert_well();
     }
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_given_up() {
+    let server = impatient();
+    let user = server.user("never_reader");
+    // More than both kernels keep on the way.
+    let uploaded = server.ask("POST", "/_matrix/media/v3/upload", user.token(), &vec![7; 24 << 20]);
+    let uri = uploaded.json()["content_uri"].as_str().unwrap().to_owned();
+    let path = format!("/_matrix/client/v1/media/download/{}", &uri["mxc://".len()..]);
+    let mut connection = server.connect();
+    connection.send(head("GET", &path, user.token(), ""));
+    connection.wait_for_the_end();
+    server.assert_well();
 }

@@ -41,7 +41,7 @@ pub(crate) fn start(change: impl FnOnce(&mut Config)) -> Server {
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let data_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("edge-{count}"));
     let _ = std::fs::remove_dir_all(&data_dir);
-    logs();
+    drop(logs());
     let mut config = Config { server_name: "edge.example".into(), data_dir: data_dir.clone(), ..Config::default() };
     config.http.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
     config.http.workers = 2;
@@ -89,7 +89,8 @@ impl Server {
 
     /// As [`Self::ask`], with JSON, for what must succeed.
     pub(crate) fn must(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Value {
-        let reply = self.ask(method, path, token, body.to_string().as_bytes());
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let reply = self.ask(method, path, token, body.as_bytes());
         assert_eq!(reply.status, 200, "{method} {path}: {}", reply.text());
         reply.json()
     }
@@ -225,7 +226,7 @@ impl Connection {
     pub(crate) fn drip(&mut self, byte: u8) -> bool {
         self.stream.set_read_timeout(Some(Duration::from_millis(25))).unwrap();
         let came = loop {
-            assert!(Instant::now() < self.end, "no deadline cut the drip");
+            self.assert_in_time();
             let mut piece = [0; 4096];
             match self.stream.read(&mut piece) {
                 Ok(0) => break false,
@@ -242,6 +243,19 @@ impl Connection {
         };
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         came
+    }
+
+    /// Waits without reading until the other side is gone, which only a write can tell.
+    pub(crate) fn wait_for_the_end(&mut self) {
+        while self.send([b' ']) {
+            self.assert_in_time();
+            std::thread::sleep(Duration::from_millis(25));
+        }
+    }
+
+    /// That the server has not put up with this for too long.
+    pub(crate) fn assert_in_time(&self) {
+        assert!(Instant::now() < self.end, "no deadline cut this off");
     }
 
     fn line_end(&self, end: &[u8]) -> Option<usize> {
