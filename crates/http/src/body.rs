@@ -38,11 +38,7 @@ impl fmt::Debug for Body {
 }
 
 /// Reads a body of at most `bytes_max` bytes within `time_max`.
-pub(crate) async fn read_whole(
-    mut payload: Payload,
-    bytes_max: usize,
-    time_max: Duration,
-) -> Result<Bytes, ApiError> {
+pub(crate) async fn read_whole(mut payload: Payload, bytes_max: usize, time_max: Duration) -> Result<Bytes, ApiError> {
     let read = async {
         let Some(first) = payload.next().await else { return Ok(Bytes::new()) };
         let first = first.map_err(|error| broken(&error))?;

@@ -147,9 +147,8 @@ pub fn serve<S: Service>(
             let stopping = stopping.clone();
             async move { stopping.notified().await }
         };
-        server = server
-            .listen("http", listener, move || connections(Arc::clone(&edge), signal.clone()))
-            .map_err(refused)?;
+        server =
+            server.listen("http", listener, move || connections(Arc::clone(&edge), signal.clone())).map_err(refused)?;
     }
     let server = server.run();
     let handle = server.handle();

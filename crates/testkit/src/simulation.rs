@@ -52,15 +52,19 @@ pub struct Outcome {
 /// # Panics
 /// If the runtime cannot be made.
 pub fn run(seed: u64, planted: Planted) -> Outcome {
-    let system = actix_rt::System::with_tokio_rt(|| {
+    system(seed).block_on(simulate(seed, planted))
+}
+
+/// A runtime whose clock stands still while anything can be done, and whose choices come from the seed.
+pub(crate) fn system(seed: u64) -> actix_rt::SystemRunner {
+    actix_rt::System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
             .build()
             .unwrap_or_else(|error| panic!("no runtime: {error}"))
-    });
-    system.block_on(simulate(seed, planted))
+    })
 }
 
 /// What all parts of a run share.

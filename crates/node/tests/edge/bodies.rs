@@ -124,7 +124,10 @@ fn hostile() -> Vec<(&'static str, Vec<u8>)> {
         ("a raw value token", text(r#"{"$serde_json::private::RawValue":"{"}"#)),
         ("a number token", text(r#"{"a":{"$serde_json::private::Number":"x"}}"#)),
         ("odd members", text(r#"{"type":1,"user_id":[],"actions":{},"device_keys":7,"messages":{"@a":[]},"auth":3}"#)),
-        ("members of null", text(r#"{"type":null,"body":null,"user_id":null,"messages":null,"rooms":null,"auth":null}"#)),
+        (
+            "members of null",
+            text(r#"{"type":null,"body":null,"user_id":null,"messages":null,"rooms":null,"auth":null}"#),
+        ),
         ("objects everywhere", text(r#"{"type":{},"user_id":{},"one_time_keys":{"@a:b":{}},"auth":{"type":{}}}"#)),
     ]
 }
@@ -192,7 +195,9 @@ fn large_bodies_are_refused_or_taken_but_never_fail() {
         ("depth 400,000", 400, nested("[", "]", 400_000)),
     ];
     for (method, template, _) in ROUTES.iter().filter(|(_, template, _)| {
-        ["send/m.room", "createRoom", "account_data", "filter", "login", "keys/upload"].iter().any(|one| template.contains(one))
+        ["send/m.room", "createRoom", "account_data", "filter", "login", "keys/upload"]
+            .iter()
+            .any(|one| template.contains(one))
     }) {
         for (name, status, body) in &large {
             let path = place.named(&format!("/_matrix/client{template}"));

@@ -148,7 +148,9 @@ fn media_ids_never_become_paths() {
     let server = shared();
     let user = server.user("media_paths");
     let mut connection = server.connect();
-    for media_id in ["..", "..%2F..%2FCargo.toml", "%2Fetc%2Fpasswd", "a%2Fb", "a%00", ".", "%2e%2e%2f", "CON", "a:b", ""] {
+    for media_id in
+        ["..", "..%2F..%2FCargo.toml", "%2Fetc%2Fpasswd", "a%2Fb", "a%00", ".", "%2e%2e%2f", "CON", "a:b", ""]
+    {
         for path in ["client/v1/media/download", "client/v1/media/thumbnail"] {
             let path = format!("/_matrix/{path}/edge.example/{media_id}?width=32&height=32");
             let reply = connection.ask("GET", &path, user.token(), b"").unwrap();

@@ -35,12 +35,14 @@ fn neither_passwords_nor_tokens_are_logged_or_stored_in_the_clear() {
         let reply = server.ask(method, &format!("/_matrix/client/v3/{path}"), token, body.to_string().as_bytes());
         (reply.status, reply.json())
     };
-    let mut canaries = vec![PASSWORD, NEW_PASSWORD, WRONG_PASSWORD].into_iter().map(ToOwned::to_owned).collect::<Vec<_>>();
+    let mut canaries =
+        vec![PASSWORD, NEW_PASSWORD, WRONG_PASSWORD].into_iter().map(ToOwned::to_owned).collect::<Vec<_>>();
 
     // Registration in two stages, whose first request has the password already.
     let mut body = json!({ "username": "canary", "password": PASSWORD, "refresh_token": true });
     let (_, begun) = ask("POST", "register", None, &body);
-    body["auth"] = json!({ "type": "m.login.registration_token", "token": REGISTRATION_TOKEN, "session": begun["session"] });
+    body["auth"] =
+        json!({ "type": "m.login.registration_token", "token": REGISTRATION_TOKEN, "session": begun["session"] });
     let (status, _) = ask("POST", "register", None, &body);
     assert_eq!(status, 401);
     body["auth"] = json!({ "type": "m.login.dummy", "session": begun["session"] });
@@ -92,7 +94,10 @@ fn neither_passwords_nor_tokens_are_logged_or_stored_in_the_clear() {
     drop(server);
     let mut all = Vec::new();
     files(&data_dir, &mut all);
-    assert!(all.iter().any(|(_, bytes)| contains(bytes, "@canary:edge.example")), "the files are not those of the store");
+    assert!(
+        all.iter().any(|(_, bytes)| contains(bytes, "@canary:edge.example")),
+        "the files are not those of the store"
+    );
     assert!(canaries.len() > 8);
     for canary in &canaries {
         for (name, bytes) in &all {

@@ -98,3 +98,19 @@ fn an_answer_that_nobody_reads_is_given_up() {
     connection.wait_for_the_end();
     server.assert_well();
 }
+
+#[test]
+fn chunks_without_end_are_bounded() {
+    let server = impatient();
+    let mut connection = server.connect();
+    connection.send(head("POST", "/_matrix/client/v3/login", None, "transfer-encoding: chunked\r\n"));
+    let chunk = format!("10000\r\n{}\r\n", "a".repeat(1 << 16));
+    // Beyond the limit of 1 MiB, what is sent may be read and thrown away for a moment, but not for ever.
+    while connection.send(&chunk) {
+        connection.assert_in_time();
+    }
+    if let Some(reply) = connection.reply() {
+        assert_eq!((reply.status, reply.errcode().as_str()), (413, "M_TOO_LARGE"));
+    }
+    server.assert_well();
+}

@@ -1,0 +1,9 @@
+//! Rooms and users through the entity runtime, on a store in memory: what they promise must survive that they leave the
+//! memory and that their node dies.
+
+mod aliases;
+mod buckets;
+mod one_time_keys;
+mod receipts;
+mod restricted;
+mod transactions;
