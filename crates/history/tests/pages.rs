@@ -1,6 +1,8 @@
 //! What a viewer gets of rooms whose visibility and memberships change as they like: the same events from either end, in
 //! pages of any size, and none that the specification hides. Rooms are written as rows, as their actors keep them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+
 use std::sync::Arc;
 
 use cofactor_history::{EventFilter, History, PageRequest, PageToken, Viewpoint};

@@ -6,7 +6,7 @@ use crate::support::{head, shared};
 fn a_hundred_pipelined_requests_of_two_users_are_answered_in_order_each_to_its_own() {
     let server = shared();
     let users = [server.user("pipeline_a"), server.user("pipeline_b")];
-    let order = |index: usize| &users[usize::from(index % 3 == 0)];
+    let order = |index: usize| &users[usize::from(index.is_multiple_of(3))];
     let path = "/_matrix/client/v3/account/whoami";
     let requests: String = (0..100).map(|index| head("GET", path, order(index).token(), "")).collect();
     let mut connection = server.connect();
