@@ -15,12 +15,17 @@ fn contains(bytes: &[u8], canary: &str) -> bool {
     bytes.windows(canary.len()).any(|window| window == canary.as_bytes())
 }
 
+/// The pages of a file that are not empty: a store reserves far more than it has written.
+fn written(bytes: &[u8]) -> Vec<u8> {
+    bytes.chunks(4_096).filter(|page| **page != [0; 4_096][..page.len()]).flatten().copied().collect()
+}
+
 fn files(folder: &Path, all: &mut Vec<(String, Vec<u8>)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => files(&path, all),
-            false => all.push((path.display().to_string(), fs::read(&path).unwrap())),
+            false => all.push((path.display().to_string(), written(&fs::read(&path).unwrap()))),
         }
     }
 }
