@@ -1,6 +1,7 @@
 //! The life of a process: numbered stages up, and the same down.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -120,6 +121,11 @@ impl Node {
             tracing::info!(server_name = %identity.server_name, %address, "ready");
         }
         Ok(Self { backends, _core: core, keeper, calls, server, background, threads, shutdown })
+    }
+
+    /// Where the node listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
     }
 
     /// Keeps the node's lease until `stop` is done, or the lease is lost.

@@ -15,6 +15,18 @@ pub(crate) struct Seen {
     pub(crate) to_device_acknowledged: BTreeSet<String>,
     /// To-device messages in the order in which the token chain delivered them.
     pub(crate) to_device_synced: Vec<String>,
+    /// One-time keys that were sent, whether or not that was acknowledged.
+    pub(crate) keys_tried: BTreeSet<String>,
+    /// One-time keys whose upload was acknowledged.
+    pub(crate) keys_acknowledged: BTreeSet<String>,
+    /// One-time keys that were handed out, in order, until there was none.
+    pub(crate) keys_claimed: Vec<String>,
+    /// Claims whose answer was lost; each may have taken a key with it.
+    pub(crate) claims_unanswered: usize,
+    /// The events of the receipts that were acknowledged, in order.
+    pub(crate) receipts_acknowledged: Vec<String>,
+    /// The event of the receipt that stands at the end.
+    pub(crate) receipt: Option<String>,
 }
 
 fn repeated(all: &[String]) -> Option<&String> {
@@ -45,7 +57,35 @@ impl Seen {
             return Some(format!("the to-device message {message} came twice"));
         }
         let came: BTreeSet<_> = self.to_device_synced.iter().cloned().collect();
-        let lost = self.to_device_acknowledged.difference(&came).next();
-        lost.map(|message| format!("the to-device message {message} was acknowledged and is lost"))
+        if let Some(message) = self.to_device_acknowledged.difference(&came).next() {
+            return Some(format!("the to-device message {message} was acknowledged and is lost"));
+        }
+        self.keys_violation().or_else(|| self.receipts_violation())
+    }
+
+    fn keys_violation(&self) -> Option<String> {
+        if let Some(key) = repeated(&self.keys_claimed) {
+            return Some(format!("the one-time key {key} was handed out twice"));
+        }
+        let claimed: BTreeSet<_> = self.keys_claimed.iter().cloned().collect();
+        if let Some(key) = claimed.difference(&self.keys_tried).next() {
+            return Some(format!("the one-time key {key} was never uploaded"));
+        }
+        let gone = self.keys_acknowledged.difference(&claimed).count();
+        let unanswered = self.claims_unanswered;
+        (gone > unanswered)
+            .then(|| format!("{gone} one-time keys are gone, but only {unanswered} claims went unanswered"))
+    }
+
+    fn receipts_violation(&self) -> Option<String> {
+        let bodies: BTreeMap<_, _> =
+            self.acknowledged.values().flatten().map(|(body, event_id)| (event_id, body)).collect();
+        let place = |event_id: &String| {
+            let body = bodies.get(event_id)?;
+            self.history.iter().position(|known| known == *body)
+        };
+        let wanted = self.receipts_acknowledged.iter().filter_map(place).max();
+        let stands = self.receipt.as_ref().and_then(place);
+        (wanted != stands).then(|| format!("the receipt stands at {stands:?}, but {wanted:?} was acknowledged"))
     }
 }

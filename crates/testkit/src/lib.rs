@@ -6,5 +6,6 @@
 //! way to the store may still arrive. The same seed gives the same trace.
 
 mod checker;
+pub mod lab;
 mod node;
 pub mod simulation;
