@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -78,6 +79,12 @@ impl Request {
     pub fn to_node(mut self, node: Option<usize>) -> Self {
         self.node = node;
         self
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.path.join("/"))
     }
 }
 

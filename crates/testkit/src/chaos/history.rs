@@ -180,6 +180,18 @@ pub struct Entry {
     pub member: Option<(Text, bool)>,
 }
 
+impl Entry {
+    /// The event, as a person would name it.
+    pub fn what(&self) -> String {
+        match (&self.body, &self.member) {
+            (Some(body), _) => format!("\"{body}\" ({})", self.event),
+            (None, Some((user, true))) => format!("the join of {user} ({})", self.event),
+            (None, Some((user, false))) => format!("the leave of {user} ({})", self.event),
+            (None, None) => self.event.to_string(),
+        }
+    }
+}
+
 /// The whole history of a room as one reader saw it at the end, oldest first.
 #[derive(Clone, Debug)]
 pub struct Reading {

@@ -163,13 +163,13 @@ impl World {
             Answer::Done(body) => match read(&body) {
                 Ok(answer) => (Ended::Acknowledged(answer), false),
                 Err(error) => {
-                    self.complain(format!("{request:?} was answered with what it cannot mean: {error}"));
+                    self.complain(format!("{request} was answered with what it cannot mean: {error}"));
                     (Ended::Unknown, false)
                 }
             },
             Answer::Refused { status, body } => {
                 if refusal == Refusal::Wrong {
-                    self.complain(format!("{request:?} was refused at {invoked:?}: {status} {body}"));
+                    self.complain(format!("{request} was refused at {invoked:?}: {status} {body}"));
                 }
                 (Ended::Refused, false)
             }
@@ -201,7 +201,7 @@ impl World {
                 return operation;
             }
             if Instant::now() > end {
-                self.complain(format!("{request:?} was not acknowledged within {} s", INSIST_MAX.as_secs()));
+                self.complain(format!("{request} was not acknowledged within {} s", INSIST_MAX.as_secs()));
                 return operation;
             }
             let wait = self.choices(&operation.tries.len().to_string()).random_range(1..=RETRY_PAUSE_MS_MAX);
@@ -303,23 +303,22 @@ impl World {
     async fn must(&self, request: &Request) -> Result<Value, String> {
         match self.client.ask(request).await {
             Answer::Done(body) => client::read(&body),
-            other => Err(format!("{request:?}: {other:?}")),
+            other => Err(format!("{request}: {other:?}")),
         }
     }
 
     /// <https://spec.matrix.org/v1.19/client-server-api/#token-authenticated-registration>
     async fn register(&self, name: &str, registration_token: &str) -> Result<Device, String> {
-        let body = json!({ "username": name, "password": PASSWORD });
-        let offer = match self.client.ask(&Request::post(&["register"], body.clone())).await {
-            Answer::Refused { status: 401, body } => client::read::<Value>(body.as_bytes())?,
-            Answer::Done(body) => return client::read(&body).map(Device::of),
-            other => return Err(format!("the registration of {name}: {other:?}")),
-        };
-        let auth = json!({ "type": "m.login.registration_token", "token": registration_token, "session": offer["session"] });
-        let mut body = body;
-        body["auth"] = auth;
-        let session = self.must(&Request::post(&["register"], body)).await?;
-        serde_json::from_value(session).map(Device::of).map_err(|error| error.to_string())
+        let mut body = json!({ "username": name, "password": PASSWORD });
+        for stage in ["m.login.registration_token", "m.login.dummy", "done"] {
+            let offer = match self.client.ask(&Request::post(&["register"], body.clone())).await {
+                Answer::Refused { status: 401, body } => client::read::<Value>(body.as_bytes())?,
+                Answer::Done(body) => return client::read(&body).map(Device::of),
+                other => return Err(format!("the registration of {name}: {other:?}")),
+            };
+            body["auth"] = json!({ "type": stage, "token": registration_token, "session": offer["session"] });
+        }
+        Err(format!("the registration of {name} asks for more than a registration token"))
     }
 
     async fn login(&self, name: &str) -> Result<Device, String> {

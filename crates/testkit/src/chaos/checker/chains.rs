@@ -42,16 +42,19 @@ impl Walk<'_> {
         let Self { reader, room, .. } = self;
         let mut covered = vec![false; self.order.entries.len()];
         let mut first = None;
-        for visit in &self.chain.visits {
+        for (number, visit) in self.chain.visits.iter().enumerate() {
             let mut last = None;
             for event in visit {
                 let Some(place) = self.order.by_event.get(&**event).copied() else {
                     found.add(Property::Chain, || format!("{reader} got {event}, which is not in {room}"));
                     continue;
                 };
-                if last.is_some_and(|last| place <= last) {
-                    let how = if covered[place] { "again" } else { "after one that follows it" };
-                    found.add(Property::Chain, || format!("{reader} got {event} of {room} {how}"));
+                if let Some(last) = last.filter(|last| place <= *last) {
+                    let how = if covered[place] { "again" } else { "late" };
+                    found.add(Property::Chain, || {
+                        let what = self.order.entries[place].what();
+                        format!("{reader} got {what} {how}, number {place} of {room}, after {last} in stay {number}")
+                    });
                 }
                 covered[place] = true;
                 first.get_or_insert(place);
@@ -64,8 +67,7 @@ impl Walk<'_> {
             for place in (from..=*stay.end()).filter(|place| !covered[*place]) {
                 let entry = &self.order.entries[place];
                 found.add(Property::Chain, || {
-                    let (event, body) = (&entry.event, &entry.body);
-                    format!("{reader} never got {event} ({body:?}), number {place} of {room}")
+                    format!("{reader} never got {}, number {place} of {room}", entry.what())
                 });
             }
         }

@@ -19,8 +19,11 @@ use crate::chaos::{
 /// How long a request waits for news, in milliseconds: not at all, shortly, or as clients do.
 const WAITS_MS: [u64; 3] = [0, 1_000, 8_000];
 
+/// How long somebody is offline, in milliseconds at most.
+const OFFLINE_MS_MAX: u64 = 3_000;
+
 /// Events of one timeline. Few, so that there are gaps to fill.
-const TIMELINE_LIMIT: usize = 15;
+const TIMELINE_LIMIT: usize = 12;
 
 /// Events of one page when a gap is filled.
 const PAGE_LIMIT: &str = "50";
@@ -91,11 +94,11 @@ impl Follower {
         let mut quiet = 0;
         while quiet < QUIET {
             let is_finishing = *self.world.phase.borrow() == Phase::Finish;
-            let wait_ms = if is_finishing { 0 } else { WAITS_MS[self.rng.random_range(0..WAITS_MS.len())] };
-            let step = self.step(wait_ms).await;
             if !is_finishing {
+                self.follow_once().await;
                 continue;
             }
+            let step = self.step(0).await;
             finishing += 1;
             if finishing == FINISH_MAX {
                 self.world.complain(format!("the chain of {} does not come to its end", self.device.label));
@@ -111,6 +114,25 @@ impl Follower {
             {
                 self.read_registers(invoked);
             }
+        }
+    }
+
+    /// One answer, or a time offline, unless the end comes first.
+    async fn follow_once(&mut self) {
+        let mut phase = self.world.phase.subscribe();
+        let is_offline = self.rng.random_ratio(1, 40);
+        let offline_ms = self.rng.random_range(0..=OFFLINE_MS_MAX);
+        let wait_ms = WAITS_MS[self.rng.random_range(0..WAITS_MS.len())];
+        let once = async {
+            if is_offline && self.world.is_loading() {
+                tokio::time::sleep(Duration::from_millis(offline_ms)).await;
+            }
+            self.step(wait_ms).await;
+        };
+        // A step changes nothing before its last wait is over, so that it can be given up at any of them.
+        tokio::select! {
+            () = once => {}
+            _ = phase.wait_for(|phase| *phase == Phase::Finish) => {}
         }
     }
 
