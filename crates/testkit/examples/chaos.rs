@@ -59,7 +59,8 @@ struct Arguments {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let folder = tempfile::Builder::new().prefix("cofactor-chaos-").tempdir().context("no temporary folder")?;
-    let binary = arguments.binary.canonicalize().with_context(|| format!("no server at {}", arguments.binary.display()))?;
+    let binary =
+        arguments.binary.canonicalize().with_context(|| format!("no server at {}", arguments.binary.display()))?;
     let deployment: Rc<dyn Deployment> = Rc::new(Processes::embedded(&binary, folder.path())?);
     let run_name = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let options = Options {

@@ -9,10 +9,10 @@
 pub mod checker;
 pub mod client;
 pub mod deployment;
+mod ending;
 pub mod faults;
 pub mod history;
 pub mod load;
-mod ending;
 mod run;
 mod world;
 

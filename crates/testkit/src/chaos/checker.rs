@@ -35,6 +35,8 @@ pub enum Property {
     Fresh,
     /// A chain of `/sync` tokens delivers each event once, in order.
     Chain,
+    /// Who left a room sees nothing of what comes after.
+    Visible,
     /// A transaction id stands for one event.
     Transaction,
     /// A to-device message comes once, in order.
@@ -55,6 +57,7 @@ impl Property {
             Self::RealTime => "an event comes after all that were acknowledged before it was sent",
             Self::Fresh => "nobody reads what was overwritten before the read began",
             Self::Chain => "a chain of sync tokens delivers each event once, in order",
+            Self::Visible => "who left a room sees nothing of what comes after",
             Self::Transaction => "a transaction id stands for one event",
             Self::ToDevice => "a to-device message comes once, in order",
             Self::OneTimeKey => "a one-time key is handed out at most once, and none gets lost",

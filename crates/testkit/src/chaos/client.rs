@@ -121,8 +121,10 @@ impl Client {
     /// # Errors
     /// If there is no URL, or one of them is none.
     pub fn new(urls: &[String], seed: u64) -> Result<Self, String> {
-        let urls: Vec<Url> =
-            urls.iter().map(|url| Url::parse(url).map_err(|error| format!("{url}: {error}"))).collect::<Result<_, _>>()?;
+        let urls: Vec<Url> = urls
+            .iter()
+            .map(|url| Url::parse(url).map_err(|error| format!("{url}: {error}")))
+            .collect::<Result<_, _>>()?;
         if urls.is_empty() {
             return Err("a client needs at least one base URL".to_owned());
         }
@@ -160,13 +162,13 @@ impl Client {
         }
         let answer = match builder.send().await {
             Ok(answer) => answer,
-            Err(error) if error.is_connect() => return Answer::NotTaken(full(&error)),
-            Err(error) => return Answer::Unknown(full(&error)),
+            Err(error) if error.is_connect() => return Answer::NotTaken(full(error)),
+            Err(error) => return Answer::Unknown(full(error)),
         };
         let status = answer.status();
         let body = match answer.bytes().await {
             Ok(body) => body,
-            Err(error) => return Answer::Unknown(full(&error)),
+            Err(error) => return Answer::Unknown(full(error)),
         };
         let text = || String::from_utf8_lossy(&body).into_owned();
         match status.as_u16() {
@@ -180,8 +182,9 @@ impl Client {
 }
 
 /// An error with all its causes.
-fn full(error: &reqwest::Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+fn full(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
@@ -274,6 +277,15 @@ pub struct SyncAnswer {
     /// Changes of devices.
     #[serde(default)]
     pub device_lists: DeviceLists,
+}
+
+impl SyncAnswer {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        let rooms = self.rooms.join.len() + self.rooms.leave.len();
+        let events = self.account_data.events.len() + self.to_device.events.len();
+        rooms + events + self.device_lists.changed.len() == 0
+    }
 }
 
 /// The rooms of an answer.

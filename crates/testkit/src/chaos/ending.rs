@@ -8,7 +8,9 @@ use tokio::time::Instant;
 use crate::chaos::{
     client::{Page, Request, SyncAnswer},
     history::{Drain, Entry, Operation, Reading, Sent, Tail, Text, Whisper},
-    load::{account_data_registers, claim, key_count, read_account_data, read_device_keys, read_state, state_registers},
+    load::{
+        account_data_registers, claim, key_count, read_account_data, read_device_keys, read_state, state_registers,
+    },
     world::{Device, Room, WHISPER, World, made, nothing},
 };
 
@@ -35,7 +37,12 @@ pub(super) async fn probe(world: &World) {
         let request = Request::put(&path, json!({ "msgtype": "m.text", "body": body })).by(&device.token);
         let operation = world.insist(&request, made).await;
         let transaction = Some((device.label.clone(), transaction));
-        world.history.borrow_mut().sent.push(Sent { room: room.id.clone(), body: body.clone(), transaction, operation });
+        world.history.borrow_mut().sent.push(Sent {
+            room: room.id.clone(),
+            body: body.clone(),
+            transaction,
+            operation,
+        });
         expected.extend(world.devices().map(|device| (device.label.clone(), body.clone())));
     }
     let body = Text::from("probe of devices");

@@ -78,11 +78,13 @@ pub(crate) struct Counts {
     pub(crate) unknown: Cell<u64>,
     pub(crate) not_taken: Cell<u64>,
     pub(crate) gaps: Cell<u64>,
+    /// Long polls that were answered before their time with nothing in them.
+    pub(crate) idle_answers: Cell<u64>,
     /// Failures of the server's own, one of each text.
     pub(crate) failures: RefCell<BTreeMap<String, u64>>,
 }
 
-fn one_more(cell: &Cell<u64>) {
+pub(crate) fn one_more(cell: &Cell<u64>) {
     cell.set(cell.get() + 1);
 }
 
@@ -187,11 +189,7 @@ impl World {
     }
 
     /// Sends a request until it is acknowledged.
-    pub(crate) async fn insist<T>(
-        &self,
-        request: &Request,
-        read: impl Fn(&[u8]) -> Result<T, String>,
-    ) -> Operation<T> {
+    pub(crate) async fn insist<T>(&self, request: &Request, read: impl Fn(&[u8]) -> Result<T, String>) -> Operation<T> {
         let mut operation = Operation::default();
         let end = Instant::now() + INSIST_MAX;
         loop {
@@ -230,13 +228,9 @@ impl World {
     }
 }
 
-/// What a failure has in common with others of its kind: its text without numbers and names.
+/// What a failure has in common with others of its kind: its text without numbers.
 fn kind_of_failure(why: &str) -> String {
-    let text: String = why.chars().filter(|one| !one.is_ascii_digit()).take(120).collect();
-    match text.find("http://") {
-        Some(at) => format!("{}…{}", &text[..at], text[at..].split_once(')').map_or("", |(_, rest)| rest)),
-        None => text,
-    }
+    why.chars().filter(|one| !one.is_ascii_digit()).take(160).collect()
 }
 
 /// An acknowledgement that says nothing.

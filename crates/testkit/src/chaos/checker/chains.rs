@@ -6,7 +6,7 @@ use super::{
     Found, Property,
     order::{Order, Orders},
 };
-use crate::chaos::history::{Chain, History};
+use crate::chaos::history::{Chain, History, Text};
 
 pub(super) fn check(history: &History, orders: &Orders<'_>, found: &mut Found) {
     for ((reader, room), chain) in &history.chains {
@@ -60,16 +60,32 @@ impl Walk<'_> {
                 first.get_or_insert(place);
                 last = last.max(Some(place));
             }
+            self.after_parting(visit, found);
         }
         for stay in self.stays() {
             // What was before the chain began is not its business.
             let from = first.map_or(*stay.start(), |first| first.max(*stay.start()));
             for place in (from..=*stay.end()).filter(|place| !covered[*place]) {
                 let entry = &self.order.entries[place];
-                found.add(Property::Chain, || {
-                    format!("{reader} never got {}, number {place} of {room}", entry.what())
-                });
+                found.add(Property::Chain, || format!("{reader} never got {}, number {place} of {room}", entry.what()));
             }
+        }
+    }
+
+    /// Who has left sees nothing of what comes after. Who came back may see it; that begins another list.
+    fn after_parting(&self, visit: &[Text], found: &mut Found) {
+        let Self { reader, room, chain, order } = self;
+        let places = || visit.iter().filter_map(|event| order.by_event.get(&**event).copied());
+        let own = |place: &usize| order.entries[*place].member.as_ref().filter(|(user, _)| *user == chain.user);
+        let Some(parting) = places().filter(|place| own(place).is_some()).max() else { return };
+        if own(&parting).is_some_and(|(_, is_joined)| *is_joined) {
+            return;
+        }
+        for place in places().filter(|place| *place > parting) {
+            found.add(Property::Visible, || {
+                let what = order.entries[place].what();
+                format!("{reader} got {what}, number {place} of {room}, after having left at {parting}")
+            });
         }
     }
 

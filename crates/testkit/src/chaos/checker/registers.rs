@@ -101,12 +101,7 @@ fn overwritten_at<'h>(
 }
 
 /// The rule for state, whose writes have an order that everybody sees.
-fn in_the_order(
-    read: &Read,
-    order: &Order<'_>,
-    overwritten: &HashMap<(&str, &str), Moment>,
-    found: &mut Found,
-) {
+fn in_the_order(read: &Read, order: &Order<'_>, overwritten: &HashMap<(&str, &str), Moment>, found: &mut Found) {
     let Some(value) = read.value.as_deref() else { return };
     let register = &*read.register;
     if !order.by_body.contains_key(value) {

@@ -9,8 +9,7 @@ use crate::{
 };
 
 pub(super) fn check(history: &History, found: &mut Found) {
-    let whispers: HashMap<&str, &Whisper> =
-        history.whispers.iter().map(|whisper| (&*whisper.body, whisper)).collect();
+    let whispers: HashMap<&str, &Whisper> = history.whispers.iter().map(|whisper| (&*whisper.body, whisper)).collect();
     let mut heard_by: HashMap<&str, HashMap<&str, usize>> = HashMap::new();
     for (receiver, heard) in &history.heard {
         let (heard_once, repeated) = places(heard.iter().map(|body| &**body));
@@ -23,7 +22,9 @@ pub(super) fn check(history: &History, found: &mut Found) {
     for whisper in history.whispers.iter().filter(|whisper| whisper.operation.acknowledged().is_some()) {
         for receiver in &whisper.receivers {
             if heard_by.get(&**receiver).is_none_or(|heard| !heard.contains_key(&*whisper.body)) {
-                found.add(Property::ToDevice, || format!("{} was acknowledged and never reached {receiver}", whisper.body));
+                found.add(Property::ToDevice, || {
+                    format!("{} was acknowledged and never reached {receiver}", whisper.body)
+                });
             }
         }
     }
@@ -37,9 +38,8 @@ fn one_receiver(receiver: &Text, heard: &[Text], whispers: &HashMap<&str, &Whisp
             Some(whisper) if whisper.receivers.contains(receiver) && !whisper.operation.is_refused() => {
                 by_sender.entry(&whisper.sender).or_default().push(whisper);
             }
-            Some(_) => found.add(Property::ToDevice, || {
-                format!("{receiver} got {body}, which was refused or for somebody else")
-            }),
+            Some(_) => found
+                .add(Property::ToDevice, || format!("{receiver} got {body}, which was refused or for somebody else")),
             None => found.add(Property::ToDevice, || format!("{receiver} got {body}, which nobody sent")),
         }
     }

@@ -13,7 +13,7 @@ use super::registers::{DATA, account_data_registers, data_register, receipt_regi
 use crate::chaos::{
     client::{Data, Event, Page, Request, SyncAnswer, SyncRoom, read},
     history::{Chain, Ended, Moment, Read, Text},
-    world::{Device, Phase, Refusal, World},
+    world::{Device, Phase, Refusal, World, one_more},
 };
 
 /// How long a request waits for news, in milliseconds: not at all, shortly, or as clients do.
@@ -80,6 +80,9 @@ impl Follower {
             self.world.pause(&mut self.rng, 50).await;
             return None;
         };
+        if self.since.is_some() && answer.is_empty() && one.ended.0 - one.invoked.0 < wait_ms * 1_000 {
+            one_more(&self.world.counts.idle_answers);
+        }
         if self.rng.random_ratio(1, 25) {
             // An answer that gets lost on its way: the same token must give it again.
             return None;
@@ -182,14 +185,17 @@ impl Follower {
         if !timeline.limited || timeline.events.iter().any(|event| known.events.contains(&event.event_id)) {
             return Some(None);
         }
-        self.world.counts.gaps.set(self.world.counts.gaps.get() + 1);
+        one_more(&self.world.counts.gaps);
         let mut missing = Vec::new();
         let mut from = timeline.prev_batch.clone();
         for _ in 0..PAGES_MAX {
             let Some(token) = from else { break };
             let path = ["rooms", id, "messages"];
-            let request =
-                Request::get(&path).with("dir", "b").with("from", token).with("limit", PAGE_LIMIT).by(&self.device.token);
+            let request = Request::get(&path)
+                .with("dir", "b")
+                .with("from", token)
+                .with("limit", PAGE_LIMIT)
+                .by(&self.device.token);
             let page: Page = self.world.fetch(&request).await?;
             for event in page.chunk {
                 if known.events.contains(&event.event_id) {
@@ -212,7 +218,9 @@ impl Follower {
         // Who left and came back between two answers gets the room as a new one.
         let came_back = !known.events.is_empty()
             && is_joined
-            && events.iter().any(|event| event.member() == Some((user, true)) && !known.events.contains(&event.event_id));
+            && events
+                .iter()
+                .any(|event| event.member() == Some((user, true)) && !known.events.contains(&event.event_id));
         let label = &self.device.label;
         let mut history = self.world.history.borrow_mut();
         let chain = history.chains.entry((label.clone(), id.clone()));
