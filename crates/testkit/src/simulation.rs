@@ -1,5 +1,8 @@
 //! One simulated day of a small server: people talk while the store fails and the node crashes.
 
+#[cfg(test)]
+mod parting;
+
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
 use cofactor_entity::Planted;
@@ -52,15 +55,19 @@ pub struct Outcome {
 /// # Panics
 /// If the runtime cannot be made.
 pub fn run(seed: u64, planted: Planted) -> Outcome {
-    let system = actix_rt::System::with_tokio_rt(|| {
+    system(seed).block_on(simulate(seed, planted))
+}
+
+/// A runtime whose scheduler and clock the seed decides.
+fn system(seed: u64) -> actix_rt::SystemRunner {
+    actix_rt::System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
             .build()
             .unwrap_or_else(|error| panic!("no runtime: {error}"))
-    });
-    system.block_on(simulate(seed, planted))
+    })
 }
 
 /// What all parts of a run share.
