@@ -25,6 +25,17 @@ const WRITERS_MAX: Duration = Duration::from_secs(120);
 /// How long the chains may take to come to their end.
 const CHAINS_MAX: Duration = Duration::from_secs(120);
 
+/// What must have happened for a run to prove anything: names in [`counts`].
+const HABITS: &[&str] = &[
+    "events acknowledged",
+    "events delivered by chains",
+    "events read at the end",
+    "register reads",
+    "to-device messages delivered",
+    "one-time keys claimed",
+    "device changes",
+];
+
 /// What a run shall be.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -110,9 +121,12 @@ async fn run_here(deployment: Rc<dyn Deployment>, options: Options) -> Result<Re
     for panic in deployment.panics() {
         world.complain(format!("the server panicked: {panic}"));
     }
+    let counts = counts(&world);
+    for habit in HABITS.iter().filter(|habit| counts[**habit].as_u64() == Some(0)) {
+        world.complain(format!("nothing is proved: {habit}: 0"));
+    }
     let violations = checker::check(&world.history.borrow());
-    let faults = happened.take();
-    Ok(Report { violations, faults, counts: counts(&world) })
+    Ok(Report { violations, faults: happened.take(), counts })
 }
 
 /// Injects faults one after the other until the time is over.
