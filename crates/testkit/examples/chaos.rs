@@ -1,13 +1,6 @@
 //! Runs a server under load and faults and judges what its clients saw.
 
-use std::{
-    fs,
-    io::Write,
-    path::PathBuf,
-    process::ExitCode,
-    rc::Rc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fs, io::Write, path::PathBuf, process::ExitCode, rc::Rc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -62,14 +55,13 @@ fn main() -> anyhow::Result<ExitCode> {
     let binary =
         arguments.binary.canonicalize().with_context(|| format!("no server at {}", arguments.binary.display()))?;
     let deployment: Rc<dyn Deployment> = Rc::new(Processes::embedded(&binary, folder.path())?);
-    let run_name = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let options = Options {
         seed: arguments.seed,
         lasts: Duration::from_secs(arguments.seconds),
         users: arguments.users,
         rooms: arguments.rooms,
         faults: if arguments.calm { Vec::new() } else { arguments.faults.clone() },
-        run: format!("{:x}", run_name & 0xff_ffff),
+        run: format!("{:x}", std::process::id()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let outcome = runtime.block_on(run(Rc::clone(&deployment), options));

@@ -1,7 +1,7 @@
 //! Judges what clients saw.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     hash::Hash,
 };
 
@@ -24,10 +24,11 @@ pub(crate) struct Seen {
 pub(crate) fn places<T: Hash + Eq + Copy>(all: impl IntoIterator<Item = T>) -> (HashMap<T, usize>, Vec<T>) {
     let (mut places, mut repeated) = (HashMap::new(), Vec::new());
     for (place, one) in all.into_iter().enumerate() {
-        if places.contains_key(&one) {
-            repeated.push(one);
-        } else {
-            places.insert(one, place);
+        match places.entry(one) {
+            Entry::Occupied(_) => repeated.push(one),
+            Entry::Vacant(entry) => {
+                entry.insert(place);
+            }
         }
     }
     (places, repeated)

@@ -279,15 +279,6 @@ pub struct SyncAnswer {
     pub device_lists: DeviceLists,
 }
 
-impl SyncAnswer {
-    /// Whether it says nothing.
-    pub fn is_empty(&self) -> bool {
-        let rooms = self.rooms.join.len() + self.rooms.leave.len();
-        let events = self.account_data.events.len() + self.to_device.events.len();
-        rooms + events + self.device_lists.changed.len() == 0
-    }
-}
-
 /// The rooms of an answer.
 #[derive(Debug, Default, Deserialize)]
 pub struct SyncRooms {

@@ -6,7 +6,7 @@ use std::{
     io,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -119,6 +119,18 @@ struct Process {
     child: RefCell<Option<Child>>,
 }
 
+impl Process {
+    /// How it ended, if it did.
+    fn ended(&self) -> Result<Option<ExitStatus>, DeploymentError> {
+        let mut child = self.child.borrow_mut();
+        let status = child.as_mut().map(Child::try_wait).transpose().map_err(io_error("wait"))?.flatten();
+        if status.is_some() {
+            *child = None;
+        }
+        Ok(status)
+    }
+}
+
 fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DeploymentError {
     let what = what.into();
     move |error| DeploymentError::Io(what, error)
@@ -189,14 +201,12 @@ impl Processes {
 
     /// An error if the process has ended.
     fn check_alive(&self, node: usize) -> Result<(), DeploymentError> {
-        let mut child = self.nodes[node].child.borrow_mut();
-        let status = match child.as_mut().map(Child::try_wait) {
-            None => "it was not running".to_owned(),
-            Some(Ok(None)) => return Ok(()),
-            Some(Ok(Some(status))) => status.to_string(),
-            Some(Err(error)) => error.to_string(),
+        let process = &self.nodes[node];
+        let status = match process.ended()? {
+            Some(status) => status.to_string(),
+            None if process.child.borrow().is_none() => "it was not running".to_owned(),
+            None => return Ok(()),
         };
-        *child = None;
         Err(DeploymentError::Ended { node, status })
     }
 
@@ -275,14 +285,10 @@ impl Deployment for Processes {
         self.signal(node, "TERM")?;
         let end = Instant::now() + STOP_MAX;
         while Instant::now() < end {
-            let mut child = self.nodes[node].child.borrow_mut();
-            let status = child.as_mut().map(Child::try_wait).transpose().map_err(io_error("wait"))?.flatten();
-            if let Some(status) = status {
-                *child = None;
+            if let Some(status) = self.nodes[node].ended()? {
                 let failed = || DeploymentError::Ended { node, status: status.to_string() };
                 return if status.success() { Ok(()) } else { Err(failed()) };
             }
-            drop(child);
             tokio::time::sleep(LOOK_EVERY).await;
         }
         Err(DeploymentError::Late { node, what: "stopped", within: STOP_MAX })

@@ -178,7 +178,6 @@ fn counts(world: &World) -> Value {
         "events refused": refused.count(),
         "events delivered by chains": delivered,
         "gaps filled": counts.gaps.get(),
-        "long polls answered early with nothing": counts.idle_answers.get(),
         "stays in rooms": history.chains.values().map(|chain| chain.visits.len()).sum::<usize>(),
         "register writes": history.writes.len(),
         "register reads": history.reads.len(),

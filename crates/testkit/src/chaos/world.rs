@@ -78,8 +78,6 @@ pub(crate) struct Counts {
     pub(crate) unknown: Cell<u64>,
     pub(crate) not_taken: Cell<u64>,
     pub(crate) gaps: Cell<u64>,
-    /// Long polls that were answered before their time with nothing in them.
-    pub(crate) idle_answers: Cell<u64>,
     /// Failures of the server's own, one of each text.
     pub(crate) failures: RefCell<BTreeMap<String, u64>>,
 }

@@ -291,8 +291,8 @@ fn a_change_of_devices_that_is_not_told_and_complaints_of_clients_are_reported()
 
 #[test]
 fn of_many_violations_some_are_told_and_all_are_counted() {
-    let mut history = History::default();
-    history.complaints = (0..TOLD_MAX + 5).map(|number| number.to_string()).collect();
+    let complaints = (0..TOLD_MAX + 5).map(|number| number.to_string()).collect();
+    let history = History { complaints, ..History::default() };
     let violations = check(&history);
     assert_eq!(violations.len(), TOLD_MAX + 1);
     assert!(violations.last().is_some_and(|last| last.what.contains("5 more")));

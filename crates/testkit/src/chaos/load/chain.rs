@@ -80,9 +80,6 @@ impl Follower {
             self.world.pause(&mut self.rng, 50).await;
             return None;
         };
-        if self.since.is_some() && answer.is_empty() && one.ended.0 - one.invoked.0 < wait_ms * 1_000 {
-            one_more(&self.world.counts.idle_answers);
-        }
         if self.rng.random_ratio(1, 25) {
             // An answer that gets lost on its way: the same token must give it again.
             return None;
