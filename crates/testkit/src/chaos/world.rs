@@ -188,10 +188,27 @@ impl World {
 
     /// Sends a request until it is acknowledged.
     pub(crate) async fn insist<T>(&self, request: &Request, read: impl Fn(&[u8]) -> Result<T, String>) -> Operation<T> {
+        self.repeat(request, |_| Refusal::Wrong, read).await
+    }
+
+    /// As [`Self::insist`], for what is refused when it is done already. Says whether it is done.
+    pub(crate) async fn insist_on_change(&self, request: &Request) -> bool {
+        let once_in_doubt = |in_doubt| if in_doubt { Refusal::Expected } else { Refusal::Wrong };
+        let operation = self.repeat(request, once_in_doubt, nothing).await;
+        let is_refused = operation.tries.last().is_some_and(|last| matches!(last.outcome, Ended::Refused));
+        operation.acknowledged().is_some() || (is_refused && operation.is_in_doubt())
+    }
+
+    async fn repeat<T>(
+        &self,
+        request: &Request,
+        refusal: impl Fn(bool) -> Refusal,
+        read: impl Fn(&[u8]) -> Result<T, String>,
+    ) -> Operation<T> {
         let mut operation = Operation::default();
         let end = Instant::now() + INSIST_MAX;
         loop {
-            let (one, again) = self.attempt(request, Refusal::Wrong, &read).await;
+            let (one, again) = self.attempt(request, refusal(operation.is_in_doubt()), &read).await;
             operation.tries.push(one);
             if !again {
                 return operation;

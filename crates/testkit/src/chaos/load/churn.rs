@@ -28,8 +28,7 @@ pub(super) async fn come_and_go(world: Rc<World>, person: usize) {
         let room = rooms[rng.random_range(0..rooms.len())];
         world.pause(&mut rng, PAUSE_MS_MAX).await;
         let leave = Request::post(&["rooms", room, "leave"], json!({})).by(&device.token);
-        let left = world.insist(&leave, nothing).await;
-        if left.acknowledged().is_some() {
+        if world.insist_on_change(&leave).await {
             let body = Text::from(format!("{} says outside {number}", device.label));
             let message = Message::new(device, room, body, false);
             let operation = message.once(&world, Refusal::Expected).await;
