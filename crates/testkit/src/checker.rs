@@ -1,6 +1,9 @@
 //! Judges what clients saw.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    hash::Hash,
+};
 
 /// What the clients of one simulation saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,31 +32,41 @@ pub(crate) struct Seen {
     pub(crate) receipt: Option<String>,
 }
 
-fn repeated(all: &[String]) -> Option<&String> {
-    let mut known = BTreeSet::new();
-    all.iter().find(|one| !known.insert(*one))
+/// The place of each of `all`, and those that come again.
+pub(crate) fn places<T: Hash + Eq + Copy>(all: impl IntoIterator<Item = T>) -> (HashMap<T, usize>, Vec<T>) {
+    let (mut places, mut repeated) = (HashMap::new(), Vec::new());
+    for (place, one) in all.into_iter().enumerate() {
+        match places.entry(one) {
+            Entry::Occupied(_) => repeated.push(one),
+            Entry::Vacant(entry) => {
+                entry.insert(place);
+            }
+        }
+    }
+    (places, repeated)
 }
 
 impl Seen {
     /// What is wrong, if anything is.
     pub(crate) fn violation(&self) -> Option<String> {
-        if let Some(body) = repeated(&self.history) {
+        let (places_in_history, repeated) = places(self.history.iter().map(String::as_str));
+        if let Some(body) = repeated.first() {
             return Some(format!("{body} is in the history twice"));
         }
         for (sender, acknowledged) in &self.acknowledged {
-            let places: Vec<_> =
-                acknowledged.iter().map(|(body, _)| self.history.iter().position(|known| known == body)).collect();
-            if let Some(lost) = places.iter().position(Option::is_none) {
+            let found: Vec<_> =
+                acknowledged.iter().map(|(body, _)| places_in_history.get(body.as_str()).copied()).collect();
+            if let Some(lost) = found.iter().position(Option::is_none) {
                 return Some(format!("{} of {sender} was acknowledged and is lost", acknowledged[lost].0));
             }
-            if !places.is_sorted() {
+            if !found.is_sorted() {
                 return Some(format!("the events of {sender} are not in the order of their acknowledgements"));
             }
         }
         if self.synced != self.history {
             return Some(format!("the token chain saw {:?}, the history is {:?}", self.synced, self.history));
         }
-        if let Some(message) = repeated(&self.to_device_synced) {
+        if let Some(message) = places(self.to_device_synced.iter().map(String::as_str)).1.first() {
             return Some(format!("the to-device message {message} came twice"));
         }
         let came: BTreeSet<_> = self.to_device_synced.iter().cloned().collect();
