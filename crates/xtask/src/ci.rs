@@ -45,6 +45,7 @@ const STEPS: &[Step] = &[
     command("tests", &["cargo", "nextest", "run", "--workspace", "--all-targets", "--profile", "ci"]),
     command("build", &["cargo", "build", "--release", "--package", "cofactor"]),
     Step { name: "endpoints", work: Work::Check(endpoints) },
+    Step { name: "cost", work: Work::Check(cost) },
     Step { name: CLIENTS, work: Work::Check(clients) },
 ];
 
@@ -128,6 +129,12 @@ fn endpoints(root: &Path) -> Result<()> {
     let server = server(root).into_os_string().into_string();
     let server = server.ok().context("the path of the built server is not UTF-8")?;
     crate::endpoints::run(root, &["--binary".to_owned(), server])
+}
+
+/// Refuses a server whose sends cost more in larger rooms, or whose syncs cost more in more rooms.
+fn cost(root: &Path) -> Result<()> {
+    let gate = ["run", "--release", "--package", "cofactor-loadtest", "--", "gate", "--binary"];
+    succeed(Command::new("cargo").args(gate).arg(server(root)).current_dir(root))
 }
 
 /// Runs the real clients against the built server.
