@@ -1,7 +1,7 @@
 //! Whether what was sent arrived: at every member, once, in an order that all of them agree on and that no
 //! acknowledgement contradicts. A server that is fast because it loses events is not fast.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::matrix::{Homeserver, Session, encode, send_path, sync_path};
 /// How long events may take until they count as late, and how long until they count as lost.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// An acknowledged event that a sync started this long afterwards does not hold is late.
+    /// An event that comes so long after it was acknowledged, to somebody who asked, is late.
     pub late: Duration,
     /// One that has not arrived after this is lost.
     pub lost: Duration,
@@ -25,7 +25,7 @@ pub struct Patience {
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { late: Duration::from_secs(1), lost: Duration::from_secs(10) }
+        Self { late: Duration::from_secs(2), lost: Duration::from_secs(10) }
     }
 }
 
@@ -115,7 +115,7 @@ fn event_id(body: &[u8]) -> Option<String> {
 pub struct Findings {
     /// Events whose arrival was checked.
     pub events: u64,
-    /// Members that were checked, of all members.
+    /// Members at which it was checked: the most of a round.
     pub members: u64,
     /// Events that arrived, over all checked members.
     pub deliveries: u64,
@@ -266,15 +266,16 @@ impl Reader {
         let filter = filter(room_id, TIMELINE_MAX);
         let begun = Instant::now();
         let wanted = ledger.acknowledged();
+        let mut asked_before = None;
         let (mut seen, mut late) = (Vec::new(), Vec::new());
         loop {
-            let missing =
-                wanted > seen.iter().map(|event: &Seen| event.number).collect::<std::collections::HashSet<_>>().len();
+            let missing = wanted > seen.iter().map(|event: &Seen| event.number).collect::<HashSet<_>>().len();
             let wait = if missing { patience.lost.saturating_sub(begun.elapsed()) } else { Duration::ZERO };
-            let began = Instant::now();
+            let asked = Instant::now();
             let path = sync_path(Some(&self.since), wait, Some(&filter));
             let ask = Ask::get(path, &self.session.token);
             let answer = server.client.send_within(ask, wait + patience.lost).await;
+            let look = Look { asked, answered: Instant::now(), asked_before: asked_before.replace(asked) };
             let answer = match answer {
                 Ok(answer) if answer.status == 200 => serde_json::from_slice::<Value>(&answer.body)?,
                 Ok(answer) => anyhow::bail!("{}: a sync was refused with {}", server.name, answer.status),
@@ -287,7 +288,7 @@ impl Reader {
                 arrived = self.gap(server, room_id, ledger, timeline).await?;
             }
             arrived.extend(timeline["events"].as_array().into_iter().flatten().filter_map(|event| one(ledger, event)));
-            late.extend(too_late(ledger, &arrived, began, patience));
+            late.extend(too_late(ledger, &arrived, look, patience));
             let nothing = arrived.is_empty();
             seen.extend(arrived);
             self.since = answer["next_batch"].as_str().context("a sync has no next_batch")?.to_owned();
@@ -329,20 +330,29 @@ fn one(ledger: &Ledger, event: &Value) -> Option<Seen> {
     Some(Seen { number: ledger.number(event)?, event_id: event["event_id"].as_str()?.to_owned() })
 }
 
-/// Those that came with an answer that waited for them, though they had long been acknowledged.
-fn too_late(ledger: &Ledger, arrived: &[Seen], asked: Instant, patience: Patience) -> Vec<u64> {
-    if asked.elapsed() < patience.late {
-        return Vec::new();
-    }
-    let sent = ledger.entries();
-    let waited = |number: &u64| {
-        let acknowledged = sent.get(number).and_then(|sent| sent.acknowledged.as_ref());
-        acknowledged.is_some_and(|(at, _)| *at < asked)
-    };
-    arrived.iter().map(|event| event.number).filter(waited).collect()
+/// One sync: when it was asked for and answered, and when the one before it was asked for.
+#[derive(Clone, Copy)]
+struct Look {
+    asked: Instant,
+    answered: Instant,
+    asked_before: Option<Instant>,
 }
 
-/// Lets every reader read on, and says what is wrong with what they saw.
+/// Those that a sync waited for though they had long been acknowledged, or that the sync before should have held.
+fn too_late(ledger: &Ledger, arrived: &[Seen], look: Look, patience: Patience) -> Vec<u64> {
+    let sent = ledger.entries();
+    let late = |number: &u64| {
+        let acknowledged = sent.get(number).and_then(|sent| sent.acknowledged.as_ref()).map(|(at, _)| *at);
+        acknowledged.is_some_and(|at| {
+            let waited = look.answered.saturating_duration_since(at.max(look.asked)) > patience.late;
+            waited || look.asked_before.is_some_and(|before| before.saturating_duration_since(at) > patience.late)
+        })
+    };
+    arrived.iter().map(|event| event.number).filter(late).collect()
+}
+
+/// Lets readers read on, and says what is wrong with what they saw. When all of them together would read more than
+/// `deliveries_max` events, evenly spread ones of them do.
 ///
 /// # Errors
 /// When a sync fails; events that do not arrive are findings, not errors.
@@ -352,10 +362,13 @@ pub async fn verify(
     ledger: &Ledger,
     readers: &mut [Reader],
     patience: Patience,
+    deliveries_max: usize,
 ) -> Result<Findings> {
+    let affordable = (deliveries_max / ledger.acknowledged().max(1)).max(1);
+    let every = readers.len().div_ceil(affordable).max(1);
     let mut saw = Vec::with_capacity(readers.len());
     {
-        let mut reading = stream::iter(readers.iter_mut())
+        let mut reading = stream::iter(readers.iter_mut().step_by(every))
             .map(|reader| async move {
                 let (seen, late) = reader.read(server, room_id, ledger, patience).await?;
                 anyhow::Ok((reader.session.user_id.clone(), seen, late))

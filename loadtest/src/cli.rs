@@ -9,7 +9,7 @@ use cofactor_loadtest::check::Patience;
 use cofactor_loadtest::gate;
 use cofactor_loadtest::probes::{Floor, generator_rate};
 use cofactor_loadtest::progress::Progress;
-use cofactor_loadtest::report::table;
+use cofactor_loadtest::report::{page, table};
 use cofactor_loadtest::run::run;
 use cofactor_loadtest::scenario::{ALL, Context, Known, Plan};
 use cofactor_loadtest::target::{Target, for_target};
@@ -69,6 +69,9 @@ struct Run {
     /// Print JSON instead of the table.
     #[arg(long)]
     json: bool,
+    /// Also write one HTML page with charts.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     size: Size,
 }
@@ -100,9 +103,15 @@ struct Size {
     /// Open arrivals come at this part of the capacity that was found.
     #[arg(long, default_value_t = 0.5)]
     load: f64,
+    /// The most open arrivals each second.
+    #[arg(long, default_value_t = 5000.0)]
+    rate_max: f64,
     /// Members of each room at which arrivals are checked.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 10_000)]
     check_members: usize,
+    /// Events that one check may read; above it, evenly spread members are checked instead of all.
+    #[arg(long, default_value_t = 200_000)]
+    check_deliveries_max: usize,
     /// Accounts on each target.
     #[arg(long, default_value_t = 20_000)]
     users_max: usize,
@@ -122,6 +131,9 @@ struct Size {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
+
+/// How long each probe of the floor runs before the scenarios.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// What is printed, and whether the figures may be used.
 pub(crate) struct Verdict {
@@ -181,9 +193,33 @@ async fn measure(options: Run) -> Result<Verdict> {
         worlds.push(connect(target, client, file, format!("load-{run_name}"), bounds).await?);
     }
     let context = Context { plan: plan(size, run_name)?, progress: Progress::on_stderr() };
-    let report = run(&mut worlds, &scenarios, Some(Floor::measure(Duration::from_secs(1))?), &context).await?;
+    let mut report = run(&mut worlds, &scenarios, Some(Floor::measure(PROBE)?), &context).await?;
+    report.notes = notes(&options, &worlds);
+    if let Some(path) = &options.html {
+        std::fs::write(path, page::render(&report)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let text = if options.json { serde_json::to_string_pretty(&report)? + "\n" } else { table::render(&report) };
     Ok(Verdict { text, valid: report.valid() })
+}
+
+/// What a reader must know to judge the figures.
+fn notes(options: &Run, worlds: &[World]) -> Vec<String> {
+    let size = &options.size;
+    let mut notes: Vec<String> = worlds
+        .iter()
+        .map(|world| {
+            let pids = &world.target.pids;
+            let cost =
+                if pids.is_empty() { "no --pid, so no CPU time".to_owned() } else { format!("processes {pids:?}") };
+            format!("{}: {}, {cost}", world.target.name, world.target.url)
+        })
+        .collect();
+    notes.push(format!(
+        "{} rounds, targets taking turns; phases of {} s after {} s of warm-up; open arrivals (Poisson, seed {}) at {} of \
+         the capacity found, at most {}/s; latency counts from the intended start, failures count as infinite",
+        size.rounds, size.seconds, size.warm_up, size.seed, size.load, size.rate_max
+    ));
+    notes
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Known>> {
@@ -223,8 +259,10 @@ fn plan(size: &Size, run: String) -> Result<Plan> {
         requests_max: size.requests_max,
         open: true,
         open_load: size.load,
+        open_rate_max: size.rate_max,
         open_in_flight_max: size.connections_max,
         check_members: size.check_members,
+        check_deliveries_max: size.check_deliveries_max,
         patience: Patience::default(),
         seed: size.seed,
         run,

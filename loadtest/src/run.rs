@@ -59,8 +59,10 @@ pub struct Row {
     pub generator: f64,
     /// Arrivals that the generator started late.
     pub late: u64,
-    /// Why this figure must not be used; nothing if it may.
+    /// Why no figure of this row may be used: the server did not do what it was measured for.
     pub invalid: Option<String>,
+    /// Why its latencies and rates may not be used: the generator was the limit.
+    pub void: Option<String>,
 }
 
 /// A distribution of latencies in ms.
@@ -136,7 +138,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every figure may be used.
+    /// Whether every server did what it was measured for.
     #[must_use]
     pub fn valid(&self) -> bool {
         self.rows.iter().all(|row| row.invalid.is_none())
@@ -241,8 +243,10 @@ fn row(target: String, scenario: &'static str, case: &Case, samples: &[Sample], 
         generator: samples.iter().map(|sample| sample.generator).fold(0.0, f64::max),
         late: open.as_ref().map_or(0, |tally| tally.late),
         invalid: None,
+        void: None,
     };
-    row.invalid = verdict(&row, open.as_ref());
+    row.invalid = fault(&row);
+    row.void = limit(&row, open.as_ref());
     row
 }
 
@@ -254,21 +258,23 @@ fn figures(samples: &[Sample]) -> BTreeMap<&'static str, f64> {
     values.into_iter().filter_map(|(name, values)| Some((name, median(&values)?))).collect()
 }
 
-/// Why a figure must not be used: correctness first, then the limits of the generator itself.
-#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-fn verdict(row: &Row, open: Option<&Tally>) -> Option<String> {
+/// What the server did wrong, so that its speed means nothing.
+fn fault(row: &Row) -> Option<String> {
     if let Some(findings) = row.findings.as_ref().filter(|findings| !findings.clean()) {
         let Findings { lost, repeated, reordered, late, .. } = findings;
         return Some(format!("{lost} events lost, {repeated} repeated, {reordered} out of order, {late} late"));
     }
-    if row.done == 0 {
-        return Some("nothing succeeded".to_owned());
-    }
+    (row.done == 0).then(|| "nothing succeeded".to_owned())
+}
+
+/// How the generator was the limit, so that latencies and rates say nothing about the server.
+#[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+fn limit(row: &Row, open: Option<&Tally>) -> Option<String> {
     let tried = open.map_or(0, Tally::tried);
     if row.late as f64 > tried as f64 * LATE_SHARE_MAX {
-        return Some(format!("the generator started {} of {tried} arrivals late", row.late));
+        return Some(format!("the generator started {} of {tried} arrivals more than 2 ms late", row.late));
     }
-    let limited = row.generator > GENERATOR_SHARE_MAX && row.cpu_us.is_none();
+    let limited = row.generator > GENERATOR_SHARE_MAX;
     limited.then(|| format!("the generator used {:.0} % of a core", row.generator * 100.0))
 }
 

@@ -81,10 +81,14 @@ pub struct Plan {
     pub open: bool,
     /// Open arrivals come at this part of the capacity that was found.
     pub open_load: f64,
+    /// The most open arrivals each second: the generator has limits of its own.
+    pub open_rate_max: f64,
     /// Operations under way at a time with open arrivals.
     pub open_in_flight_max: usize,
     /// Members of each room at which arrivals are checked.
     pub check_members: usize,
+    /// Events that one check may read; above it, fewer members are checked.
+    pub check_deliveries_max: usize,
     /// How long arrivals may take.
     pub patience: Patience,
     /// The seed of all that is random.

@@ -33,12 +33,12 @@ pub fn render(report: &Report) -> String {
                 row.target, row.case.series, row.case.size, row.case.variable
             );
         }
+        let what = format!("{}: {} with {} {}", row.target, row.case.series, row.case.size, row.case.variable);
         if let Some(why) = &row.invalid {
-            let _ = writeln!(
-                out,
-                "INVALID: {}: {} with {} {}: {why}",
-                row.target, row.case.series, row.case.size, row.case.variable
-            );
+            let _ = writeln!(out, "INVALID: {what}: {why}");
+        }
+        if let Some(why) = &row.void {
+            let _ = writeln!(out, "VOID, latencies and rates: {what}: {why}");
         }
         for example in row.findings.iter().flat_map(|findings| &findings.examples) {
             let _ = writeln!(out, "  {example}");
@@ -67,7 +67,7 @@ pub fn floors(floor: &Floor) -> String {
     )
 }
 
-const HEAD: [&str; 14] = [
+pub(super) const HEAD: [&str; 14] = [
     "target",
     "what",
     "size",
@@ -109,7 +109,7 @@ fn rows(rows: &[Row]) -> String {
     out
 }
 
-fn cells(row: &Row) -> Vec<String> {
+pub(super) fn cells(row: &Row) -> Vec<String> {
     let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), figure);
     let latency = row.latency_ms.as_ref();
     let bad = row.failed.values().sum::<u64>() + row.timed_out;
@@ -127,7 +127,11 @@ fn cells(row: &Row) -> Vec<String> {
         show(latency.map(|it| it.p999)),
         show(latency.map(|it| it.max)),
         show(row.written_bytes),
-        if row.invalid.is_some() { format!("{bad} INVALID") } else { bad.to_string() },
+        match (&row.invalid, &row.void) {
+            (Some(_), _) => format!("{bad} INVALID"),
+            (None, Some(_)) => format!("{bad} VOID"),
+            (None, None) => bad.to_string(),
+        },
     ]
 }
 

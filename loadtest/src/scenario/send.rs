@@ -75,7 +75,9 @@ impl Scenario for Send {
             sample.open = Some(open(arrivals(sample.offered, plan, seed), &work).await?);
         }
         if !readers.is_empty() {
-            sample.findings = Some(verify(&world.server, &room.id, &ledger, readers, plan.patience).await?);
+            sample.findings = Some(
+                verify(&world.server, &room.id, &ledger, readers, plan.patience, plan.check_deliveries_max).await?,
+            );
         }
         Ok(sample)
     }
@@ -85,7 +87,7 @@ impl Scenario for Send {
 pub(super) fn offered(capacity: f64, plan: &Plan) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let most = plan.requests_max as f64 / plan.time.as_secs_f64().max(1e-3);
-    (capacity * plan.open_load).min(most).max(1.0)
+    (capacity * plan.open_load).min(most).min(plan.open_rate_max).max(1.0)
 }
 
 /// Open arrivals at a rate, for the time of the plan.
