@@ -4,11 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofactor_types::Position;
 use cofactor_store::{
     Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Table, TableKind,
     model::{check, check_append, check_mutation},
 };
+use cofactor_types::Position;
 use futures::{StreamExt, stream};
 use scylla::{
     client::session::Session,

@@ -77,7 +77,7 @@ impl Seen {
     }
 
     fn keys_violation(&self) -> Option<String> {
-        if let Some(key) = repeated(&self.keys_claimed) {
+        if let Some(key) = places(self.keys_claimed.iter().map(String::as_str)).1.first() {
             return Some(format!("the one-time key {key} was handed out twice"));
         }
         let claimed: BTreeSet<_> = self.keys_claimed.iter().cloned().collect();

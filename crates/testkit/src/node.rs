@@ -26,6 +26,9 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 /// Shards of the simulated deployment: enough for rooms and users to lie in different ones.
 const SHARDS: u32 = 16;
 
+/// The lease of a simulated node.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
 /// The paused clock of the simulation.
 #[derive(Clone, Debug)]
 pub(crate) struct SimClock {
@@ -214,7 +217,7 @@ impl SimNode {
                 name: "sim".to_owned(),
                 address: String::new(),
                 roles: Role::ALL.to_vec(),
-                lease: Duration::from_secs(2),
+                lease: LEASE,
             },
             transport: None,
             planted,

@@ -46,6 +46,7 @@ const STEPS: &[Step] = &[
     command("build", &["cargo", "build", "--release", "--package", "cofactor"]),
     Step { name: "endpoints", work: Work::Check(endpoints) },
     Step { name: "chaos", work: Work::Check(chaos) },
+    Step { name: "cost", work: Work::Check(cost) },
     Step { name: CLIENTS, work: Work::Check(clients) },
 ];
 
@@ -135,6 +136,12 @@ fn endpoints(root: &Path) -> Result<()> {
 fn chaos(root: &Path) -> Result<()> {
     let example = ["run", "--quiet", "--package", "cofactor-testkit", "--example", "chaos", "--", "--seconds", "20"];
     succeed(Command::new("cargo").args(example).arg("--binary").arg(server(root)).current_dir(root))
+}
+
+/// Refuses a server whose sends cost more in larger rooms, or whose syncs cost more in more rooms.
+fn cost(root: &Path) -> Result<()> {
+    let gate = ["run", "--release", "--package", "cofactor-loadtest", "--", "gate", "--binary"];
+    succeed(Command::new("cargo").args(gate).arg(server(root)).current_dir(root))
 }
 
 /// Runs the real clients against the built server.

@@ -57,6 +57,7 @@ async fn leave_while_somebody_writes(seed: u64, messages: usize) -> Vec<String> 
     let store = ModelStore::new(seed, seed.is_multiple_of(2));
     let world = Rc::new(World {
         node: watch::Sender::new(Some(Rc::new(SimNode::start(&store, &clock, &entropy, Planted::Nothing).await))),
+        quiet: watch::Sender::new(false),
         rng: RefCell::new(StdRng::seed_from_u64(seed)),
         seen: RefCell::default(),
     });
@@ -78,7 +79,7 @@ async fn leave_while_somebody_writes(seed: u64, messages: usize) -> Vec<String> 
         world.insist(async |node| node.core.rooms.ask(&room_id, leave.clone()).await).await
     };
     let write = async {
-        tokio::time::sleep(CAUGHT_UP + world.pause(3)).await;
+        tokio::time::sleep(CAUGHT_UP + world.time(3)).await;
         let all = (0..messages).map(|number| {
             let (world, people, room_id) = (&world, &people, &room_id);
             async move { send(world, &people[0], room_id, &format!("during {number}")).await }
