@@ -58,7 +58,7 @@ pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<O
     let (_shutdown, stopping) = watch::channel(false);
     let parts = quiet_parts(config, &backends, &identity, stopping)?;
     let (core, mut keeper) = Core::build(parts).await?;
-    keeper.beat().await.map_err(BuildError::from)?;
+    keeper.begin().await.map_err(BuildError::from)?;
     let outcome = carry_out(&core.users, &user_id, task).await;
     if let Err(error) = keeper.leave().await {
         tracing::warn!(%error, "the shards were not handed back");

@@ -110,7 +110,7 @@ impl Node {
             None => None,
         };
         // 5: shards, and what a crash left undone in them.
-        keeper.beat().await.map_err(BuildError::from)?;
+        keeper.begin().await.map_err(BuildError::from)?;
         // 6: requests. A node without the role serves its operator only.
         let api = open_api(config, &backends, &identity, &core, &clock, &entropy)?;
         let routes = if roles.contains(&Role::Frontend) { routes(api) } else { operator_routes(api) };
