@@ -1,10 +1,12 @@
 //! `cargo xtask ci`: everything that must be green, in the order in which it fails fastest.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+
+use crate::succeed;
 
 /// What a step does.
 enum Work {
@@ -26,8 +28,9 @@ const fn command(name: &'static str, line: &'static [&'static str]) -> Step {
 
 /// Warnings of rustdoc are errors; the second flag repeats what `.cargo/config.toml` gives rustc.
 const RUSTDOCFLAGS: &str = "-D warnings --cfg tokio_unstable";
-/// The step that `--no-clients` leaves out: the slowest, and the only one that may install a Node and two Pythons.
-const CLIENTS: &str = "clients";
+/// The steps that `--no-clients` leaves out: the slowest, and the only ones that may install a Node, two Pythons, Redis and
+/// a Java.
+const WITH_CLIENTS: [&str; 2] = ["clients", "cluster"];
 
 const STEPS: &[Step] = &[
     command("format", &["cargo", "fmt", "--all", "--check"]),
@@ -47,7 +50,8 @@ const STEPS: &[Step] = &[
     Step { name: "endpoints", work: Work::Check(endpoints) },
     Step { name: "chaos", work: Work::Check(chaos) },
     Step { name: "cost", work: Work::Check(cost) },
-    Step { name: CLIENTS, work: Work::Check(clients) },
+    Step { name: "clients", work: Work::Check(clients) },
+    Step { name: "cluster", work: Work::Check(cluster) },
 ];
 
 /// What the command line chose.
@@ -79,7 +83,7 @@ fn choose(arguments: &[String]) -> Result<Choice> {
 pub(crate) fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let choice = choose(arguments)?;
     let mut times: Vec<(&str, Duration)> = Vec::new();
-    for step in STEPS[choice.first..].iter().filter(|step| choice.clients || step.name != CLIENTS) {
+    for step in STEPS[choice.first..].iter().filter(|step| choice.clients || !WITH_CLIENTS.contains(&step.name)) {
         println!("\n=== {}", step.name);
         let started = Instant::now();
         let outcome = perform(root, &step.work);
@@ -112,18 +116,9 @@ fn perform(root: &Path, work: &Work) -> Result<()> {
     }
 }
 
-fn succeed(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {command:?}"))?;
-    if !status.success() {
-        bail!("{command:?} ended with {status}");
-    }
-    Ok(())
-}
-
 /// The server that the step `build` made.
 fn server(root: &Path) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    root.join(target).join("release/cofactor")
+    crate::target(root).join("release/cofactor")
 }
 
 fn endpoints(root: &Path) -> Result<()> {
@@ -147,6 +142,12 @@ fn cost(root: &Path) -> Result<()> {
 /// Runs the real clients against the built server.
 fn clients(root: &Path) -> Result<()> {
     succeed(Command::new(root.join("scripts/clients")).arg(server(root)).current_dir(root))
+}
+
+/// Runs the real clients against a whole cluster of the built server. The script stops it whatever happens, and prints the
+/// ends of its logs if a client fails.
+fn cluster(root: &Path) -> Result<()> {
+    succeed(Command::new(root.join("scripts/clients")).arg("--cluster").arg(server(root)).current_dir(root))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The checks of the repository: `cargo xtask ci|layers|tidy|endpoints`.
+//! The checks of the repository, `cargo xtask ci|layers|tidy|endpoints`, and a whole cluster to try it on,
+//! `cargo xtask cluster`.
 //!
 //! What this crate is: the one place that says what "green" means. What it is not: a build system, or a
 //! dependency of anything. Each check is a module with a pure core (a function from text to complaints) and a
@@ -7,18 +8,19 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool for people; it has no log")]
 
 mod ci;
+mod cluster;
 mod endpoints;
 mod layers;
 mod scan;
 mod tidy;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "usage: cargo xtask ci [--from STEP] [--no-clients] | layers | tidy | \
-                     endpoints [--routes FILE|-] [--binary FILE] [--bless]";
+                     endpoints [--routes FILE|-] [--binary FILE] [--bless] | cluster COMMAND";
 
 fn main() -> ExitCode {
     match perform() {
@@ -39,6 +41,7 @@ fn perform() -> Result<()> {
         "layers" => layers::run(&root),
         "tidy" => tidy::run(&root),
         "endpoints" => endpoints::run(&root, rest),
+        "cluster" => cluster::run(&root, rest),
         other => bail!("unknown command `{other}`; {USAGE}"),
     }
 }
@@ -59,4 +62,19 @@ fn verdict(check: &str, complaints: &[String]) -> Result<()> {
         return Ok(());
     }
     bail!("{check}: {} complaint(s)", complaints.len())
+}
+
+/// Where cargo puts what it builds.
+fn target(root: &Path) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    root.join(target)
+}
+
+/// Runs a command that must succeed; what it prints goes to the screen.
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
 }
