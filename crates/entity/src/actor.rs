@@ -24,7 +24,10 @@ use crate::{
 };
 
 /// An append takes no more than about this many bytes; what waits beyond it goes into the next.
-const GROUP_BYTES_MAX: usize = 512 << 10;
+const GROUP_BYTES_MAX: usize = 256 << 10;
+
+/// An append takes no more than about this many rows and effects.
+const GROUP_ROWS_MAX: usize = 500;
 
 /// How often a message to another entity is tried before it is left to the next activation.
 const DELIVERY_TRIES_MAX: u32 = 6;
@@ -80,12 +83,13 @@ type Activated<E> = (E, Writer, Vec<(Key, Outgoing)>);
 struct Batch<E: Entity> {
     changes: Vec<Change>,
     bytes: usize,
+    rows: usize,
     waiters: Vec<Waiter<E>>,
 }
 
 impl<E: Entity> Default for Batch<E> {
     fn default() -> Self {
-        Self { changes: Vec::new(), bytes: 0, waiters: Vec::new() }
+        Self { changes: Vec::new(), bytes: 0, rows: 0, waiters: Vec::new() }
     }
 }
 
@@ -211,13 +215,14 @@ impl<E: Entity> EntityActor<E> {
         for one in &change.effects {
             ready.overlay.insert((one.table.id, one.partition.clone(), one.clustering.clone()), one.value.clone());
         }
-        let full = ready.batches.back().is_none_or(|batch| batch.bytes > GROUP_BYTES_MAX);
+        let full = |batch: &Batch<E>| batch.bytes > GROUP_BYTES_MAX || batch.rows > GROUP_ROWS_MAX;
+        let full = ready.batches.back().is_none_or(full);
         if full {
             ready.batches.push_back(Batch::default());
         }
         if let Some(batch) = ready.batches.back_mut() {
-            batch.bytes +=
-                change.rows.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len) + 64).sum::<usize>();
+            batch.bytes += change.bytes();
+            batch.rows += change.rows.len() + change.effects.len();
             if !change.is_empty() {
                 batch.changes.push(change);
             }
