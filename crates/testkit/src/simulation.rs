@@ -1,7 +1,7 @@
 //! One simulated day of a small server: people talk while the store fails and the node crashes.
 
 #[cfg(test)]
-mod parting;
+mod scenes;
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 
