@@ -254,24 +254,26 @@ impl Inner {
     pub(crate) async fn slot(&self, user_id: &UserId) -> Result<Arc<Slot>, Fault> {
         let now_us = self.clock.now_us();
         loop {
-            if let Some(slot) = self.hub().slots.get(user_id).filter(|slot| slot.is_whole()) {
+            let slot = self.known_slot(user_id, now_us);
+            slot.built.get_or_try_init(|| self.build(&slot)).await?;
+            if slot.is_fresh() {
                 slot.touch(now_us);
-                return Ok(Arc::clone(slot));
+                return Ok(slot);
             }
-            let slot = Arc::new(Slot::new(user_id.to_owned(), now_us));
-            let before = {
-                // Known to the hub first, so that what happens while it is being built reaches it.
-                let mut hub = self.hub();
-                hub.make_room(self.options.slots_max, now_us);
-                hub.slots.insert(user_id.to_owned(), Arc::clone(&slot))
-            };
-            // Another request is building, or its building failed: whoever waits on that slot looks again.
-            if let Some(before) = before {
-                before.spoil();
-            }
-            self.build(&slot).await?;
-            slot.complete();
         }
+    }
+
+    /// The one slot that hears for the user. It is known to the hub before it is built, so that what happens meanwhile
+    /// reaches it.
+    fn known_slot(&self, user_id: &UserId, now_us: u64) -> Arc<Slot> {
+        let mut hub = self.hub();
+        if let Some(slot) = hub.slots.get(user_id).filter(|slot| slot.is_fresh()) {
+            return Arc::clone(slot);
+        }
+        hub.make_room(self.options.slots_max, now_us);
+        let slot = Arc::new(Slot::new(user_id.to_owned(), now_us));
+        hub.slots.insert(user_id.to_owned(), Arc::clone(&slot));
+        slot
     }
 
     async fn build(&self, slot: &Arc<Slot>) -> Result<(), Fault> {
@@ -289,6 +291,11 @@ impl Inner {
         let counts = rows(user::state::KEY_COUNTS).await?;
         let rooms = rooms.iter().map(|row| record::decode::<RoomEntry>(&row.value)).collect::<Result<Vec<_>, _>>()?;
         let mut hub = self.hub();
+        if !hub.slots.get(&slot.user_id).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+            // Another one hears for the user by now, and must not be driven out of the rooms.
+            slot.spoil();
+            return Ok(());
+        }
         let from = hub.highest.max(self.closed());
         let mut view = slot.view();
         for row in counts {

@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use cofactor_testkit::chaos::{Deployment, Options, Processes, Report, faults::Kind, run};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Lines of a node's log that are shown after a failure.
 const LOG_LINES: usize = 60;
@@ -64,7 +65,16 @@ fn main() -> anyhow::Result<ExitCode> {
         run: format!("{:x}", std::process::id()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    let outcome = runtime.block_on(run(Rc::clone(&deployment), options));
+    let outcome = runtime.block_on(async {
+        // Whoever ends this ends the processes too: they go with the deployment.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            outcome = run(Rc::clone(&deployment), options) => outcome.map_err(anyhow::Error::from),
+            _ = terminate.recv() => Err(anyhow::anyhow!("told to end")),
+            _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
+        }
+    });
     let code = match &outcome {
         Ok(report) => {
             tell(report, &arguments)?;

@@ -1,9 +1,9 @@
 //! One simulated day of a small server: people talk while the store fails and the node crashes.
 
 mod keys;
-#[cfg(test)]
-mod parting;
 mod receipts;
+#[cfg(test)]
+mod scenes;
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
