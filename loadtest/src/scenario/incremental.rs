@@ -1,7 +1,7 @@
 //! Syncs of accounts in a growing number of rooms, in which nothing or little happened since the last one.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
@@ -17,6 +17,8 @@ use crate::world::{Account, World};
 const IN_FLIGHT: usize = 4;
 /// Events sent at a time while a case is set up.
 const SENDS_AT_ONCE: usize = 16;
+/// Between two looks whether the events of a case have all arrived.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 const NOTHING_NEW: &str = "sync, nothing new";
 
 /// A fresh scenario.
@@ -77,9 +79,17 @@ impl Scenario for Incremental {
             .buffer_unordered(SENDS_AT_ONCE)
             .try_collect::<Vec<Value>>()
             .await?;
-        let answer = world.server.expect("sync", Ask::get(path.clone(), &token)).await?;
-        let rooms = answer["rooms"]["join"].as_object().map_or(0, serde_json::Map::len);
-        ensure!(rooms == changed, "a sync after events in {changed} rooms holds {rooms}: it cannot be measured");
+        let begun = Instant::now();
+        loop {
+            let answer = world.server.expect("sync", Ask::get(path.clone(), &token)).await?;
+            let rooms = answer["rooms"]["join"].as_object().map_or(0, serde_json::Map::len);
+            if rooms == changed {
+                break;
+            }
+            let patient = rooms < changed && begun.elapsed() < plan.patience.lost;
+            ensure!(patient, "a sync after events in {changed} rooms holds {rooms}: it cannot be measured");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         let work = asking(&world.server, move |_| Ask::get(path.clone(), &token));
         let mut sample = cost_of(&world.target.pids, case.in_flight, plan, &work).await;
         add_open(&mut sample, plan, round, &work).await?;

@@ -20,6 +20,7 @@ use crate::client::{Ask, Failure};
 use crate::load::{Operation, Outcome, open, operation};
 use crate::matrix::{Homeserver, Session, encode, sync_path};
 use crate::proc::Snapshot;
+use crate::progress::Progress;
 use crate::run::Latency;
 use crate::world::{Room, World};
 
@@ -80,13 +81,16 @@ struct Town {
 impl Town {
     async fn prepare(world: &mut World, devices: usize, context: &Context) -> Result<Self> {
         let users = world.users(devices, &context.progress).await?.to_vec();
-        let mut rooms = Vec::new();
-        for first in (0..devices.saturating_sub(1)).step_by(2) {
-            rooms.push(world.room_from(&format!("pair-{first}"), first, 2, &context.progress).await?);
+        let pairs = (0..devices.saturating_sub(1)).step_by(2).map(|first| ("pair", first, 2));
+        let groups = (0..devices.saturating_sub(GROUP - 1)).step_by(GROUP).map(|first| ("group", first, GROUP));
+        let plan: Vec<_> = pairs.chain(groups).collect();
+        let step = context.progress.step(&format!("{}: making pairs and groups", world.target.name), plan.len());
+        let (silent, mut rooms) = (Progress::silent(), Vec::with_capacity(plan.len() + 1));
+        for (kind, first, members) in plan {
+            rooms.push(world.room_from(&format!("{kind}-{first}"), first, members, &silent).await?);
+            step.tick();
         }
-        for first in (0..devices.saturating_sub(GROUP - 1)).step_by(GROUP) {
-            rooms.push(world.room_from(&format!("group-{first}"), first, GROUP, &context.progress).await?);
-        }
+        drop(step);
         rooms.push(world.room(&format!("room-{devices}"), devices, &context.progress).await?);
         Ok(Self { users, rooms, last: Mutex::default() })
     }
@@ -196,6 +200,9 @@ fn add(whole: &mut Sample, part: Sample) {
         sum.0 += requests;
         sum.1.add(&usage);
     }
+    if let Some(tally) = part.other {
+        whole.other.get_or_insert_default().append(&tally);
+    }
     if let Some(findings) = part.findings {
         whole.findings.get_or_insert_default().add(&findings);
     }
@@ -274,6 +281,7 @@ async fn day(world: &World, town: &Arc<Town>, plan: &Plan, mark: &str, round: u3
     }
     sample.findings = Some(books.close(&world.server, town, plan).await?);
     sample.open = Some(sent);
+    sample.other = Some(other);
     Ok(sample)
 }
 
