@@ -27,6 +27,8 @@ fn plan() -> Plan {
         members: vec![1, 10, 100, 1000],
         rooms: vec![10, 100, 1000],
         in_flight: vec![10],
+        // What changed must be sent, so the cost of such a sync grows by right.
+        changed: Vec::new(),
         rounds: 5,
         time: Duration::from_millis(700),
         warm_up: Duration::from_millis(150),
