@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Shards that move at the same time.
-const MOVES_AT_ONCE: usize = 16;
+const MOVES_AT_ONCE: usize = 32;
 
 /// How long the actors of a shard may take to finish before it is handed over all the same.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -34,7 +34,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// How long another node is waited for when it is told of released shards.
 const TELL_MAX: Duration = Duration::from_secs(1);
 
-/// How soon a failed attempt to take a shard is repeated.
+/// How often a lease is renewed within its length.
+const BEATS_A_LEASE: u32 = 4;
+
+/// How soon a failed attempt to take a shard or to renew the lease is repeated.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The partition of the members table.
@@ -81,71 +84,42 @@ struct Seen {
     since_us: u64,
 }
 
-/// Keeps the shards of a node.
+/// Keeps the lease and the shards of a node.
 #[derive(Debug)]
 pub struct Keeper {
-    env: Env,
-    options: KeeperOptions,
-    host: Arc<dyn ShardHost>,
-    lease: Lease,
-    beat: u64,
-    draining: bool,
-    seen: HashMap<NodeId, Seen>,
-    /// Shards of which the last attempt to take them failed.
-    failed: BTreeSet<ShardId>,
+    pulse: Pulse,
+    shards: Shards,
 }
 
 impl Keeper {
-    /// A keeper that owns nothing yet; [`Self::beat`] does the rest.
+    /// A keeper that owns nothing yet; [`Self::begin`] or [`Self::run`] does the rest.
     pub fn new(env: Env, options: KeeperOptions, host: Arc<dyn ShardHost>, lease: Lease) -> Self {
-        Self { env, options, host, lease, beat: 0, draining: false, seen: HashMap::new(), failed: BTreeSet::new() }
+        let options = Arc::new(options);
+        let pulse = Pulse { env: env.clone(), options: Arc::clone(&options), lease, beat: 0, draining: false };
+        let length_us = pulse.lease.length_us();
+        let shards = Shards { env, options, host, length_us, seen: HashMap::new(), failed: BTreeSet::new() };
+        Self { pulse, shards }
     }
 
-    /// Keeps the lease and the shards until another node has ended the lease.
-    pub async fn run(&mut self) -> LeaseError {
-        let mut interval = tokio::time::interval(self.options.lease / 4);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let ownership = Arc::clone(self.env.ownership());
-        loop {
-            // Shards that could not be had because a call failed are tried again at once, not a beat later.
-            if !self.failed.is_empty() {
-                tokio::time::sleep(RETRY).await;
-                let failed = std::mem::take(&mut self.failed);
-                self.settle(Some(failed)).await;
-            }
-            tokio::select! {
-                biased;
-                _ = interval.tick() => match self.beat().await {
-                    Err(LeaseError::Ended) => return LeaseError::Ended,
-                    Err(error) => tracing::warn!(%error, "the lease could not be kept; trying again"),
-                    Ok(()) => {}
-                },
-                () = ownership.nudged() => self.accept().await,
-            }
+    /// Says that this node is there, looks who else is, and takes the shards that can be had at once.
+    ///
+    /// # Errors
+    /// [`LeaseError::Ended`]: the node must end at once; [`LeaseError::Store`]: it cannot begin.
+    pub async fn begin(&mut self) -> Result<(), LeaseError> {
+        self.pulse.beat().await?;
+        self.shards.look().await?;
+        tokio::select! {
+            error = self.pulse.run() => Err(error),
+            () = self.shards.settle(None, false) => Ok(()),
         }
     }
 
-    /// Renews the lease, says that this node is there, looks who else is, and moves shards.
-    ///
-    /// # Errors
-    /// [`LeaseError::Ended`]: the node must end at once. Anything else is tried again with the next beat.
-    pub async fn beat(&mut self) -> Result<(), LeaseError> {
-        let clock = Arc::clone(self.env.clock());
-        let began_us = clock.steady_us();
-        let end = self.lease.renew(&*clock, self.env.positions().last()).await?;
-        self.env.positions().extend(end);
-        self.env.ownership().renewed(began_us, self.lease.length_us());
-        self.describe().await?;
-        self.look().await?;
-        self.settle(None).await;
-        Ok(())
-    }
-
-    /// Takes what other nodes said they have released.
-    async fn accept(&mut self) {
-        let offered = self.env.ownership().take_offers();
-        if !offered.is_empty() {
-            self.settle(Some(offered)).await;
+    /// Keeps the lease and the shards until another node has ended the lease. Shards may take their time to move; the lease
+    /// is renewed beside that.
+    pub async fn run(&mut self) -> LeaseError {
+        tokio::select! {
+            error = self.pulse.run() => error,
+            () = self.shards.run() => LeaseError::Ended,
         }
     }
 
@@ -154,22 +128,49 @@ impl Keeper {
     /// # Errors
     /// If the store fails; the shards then pass on when the lease is over.
     pub async fn leave(&mut self) -> Result<(), LeaseError> {
-        self.draining = true;
-        self.describe().await?;
-        self.look().await?;
-        self.settle(None).await;
-        let last = self.env.positions().last();
-        self.lease.end_at(last).await?;
-        let partition = key![CLUSTER];
-        let gone = Mutation { table: &tables::MEMBERS, partition, clustering: self.member_key(), value: None };
-        Ok(self.env.store().write(vec![gone], Durability::Deferred).await?)
+        self.pulse.draining = true;
+        self.pulse.beat().await?;
+        self.shards.look().await?;
+        tokio::select! {
+            error = self.pulse.run() => return Err(error),
+            () = self.shards.settle(None, true) => {}
+        }
+        self.pulse.end().await
+    }
+}
+
+/// Renews the lease and says that the node is there.
+#[derive(Debug)]
+struct Pulse {
+    env: Env,
+    options: Arc<KeeperOptions>,
+    lease: Lease,
+    beat: u64,
+    draining: bool,
+}
+
+impl Pulse {
+    async fn run(&mut self) -> LeaseError {
+        let mut interval = tokio::time::interval(self.options.lease / BEATS_A_LEASE);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            while let Err(error) = self.beat().await {
+                if error == LeaseError::Ended {
+                    return error;
+                }
+                tracing::warn!(%error, "the lease could not be renewed; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 
-    fn member_key(&self) -> Key {
-        key![self.env.ownership().node().0]
-    }
-
-    async fn describe(&mut self) -> Result<(), StoreError> {
+    async fn beat(&mut self) -> Result<(), LeaseError> {
+        let clock = Arc::clone(self.env.clock());
+        let began_us = clock.steady_us();
+        let end = self.lease.renew(&*clock, self.env.positions().last()).await?;
+        self.env.positions().extend(end);
+        self.env.ownership().renewed(began_us, self.lease.length_us());
         self.beat += 1;
         let row = MemberRow {
             name: self.options.name.clone(),
@@ -179,9 +180,62 @@ impl Keeper {
             beat: self.beat,
         };
         let value = Some(record::encode(&row)?);
-        let mutation =
-            Mutation { table: &tables::MEMBERS, partition: key![CLUSTER], clustering: self.member_key(), value };
-        self.env.store().write(vec![mutation], Durability::Deferred).await
+        let said = member(self.env.ownership().node(), value);
+        Ok(self.env.store().write(vec![said], Durability::Deferred).await?)
+    }
+
+    async fn end(&mut self) -> Result<(), LeaseError> {
+        let last = self.env.positions().last();
+        self.lease.end_at(last).await?;
+        let gone = member(self.env.ownership().node(), None);
+        Ok(self.env.store().write(vec![gone], Durability::Deferred).await?)
+    }
+}
+
+fn member(node: NodeId, value: Option<bytes::Bytes>) -> Mutation {
+    Mutation { table: &tables::MEMBERS, partition: key![CLUSTER], clustering: key![node.0], value }
+}
+
+/// Looks who is there, and moves shards.
+#[derive(Debug)]
+struct Shards {
+    env: Env,
+    options: Arc<KeeperOptions>,
+    host: Arc<dyn ShardHost>,
+    length_us: u64,
+    seen: HashMap<NodeId, Seen>,
+    /// Shards of which the last attempt to take them failed.
+    failed: BTreeSet<ShardId>,
+}
+
+impl Shards {
+    async fn run(&mut self) {
+        let mut interval = tokio::time::interval(self.options.lease / BEATS_A_LEASE);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ownership = Arc::clone(self.env.ownership());
+        loop {
+            // Shards that could not be had because a call failed are tried again at once, not a beat later.
+            if !self.failed.is_empty() {
+                tokio::time::sleep(RETRY).await;
+                let failed = std::mem::take(&mut self.failed);
+                self.settle(Some(failed), false).await;
+            }
+            tokio::select! {
+                biased;
+                _ = interval.tick() => match self.look().await {
+                    Ok(()) => self.settle(None, false).await,
+                    Err(error) => tracing::warn!(%error, "the members cannot be read; trying again"),
+                },
+                () = ownership.nudged() => {
+                    let offered = self.env.ownership().take_offers();
+                    // That the shards are ours may be news to this node.
+                    if let Err(error) = self.look().await {
+                        tracing::warn!(%error, "the members cannot be read; trying again");
+                    }
+                    self.settle(Some(offered), false).await;
+                }
+            }
+        }
     }
 
     /// Reads the members, and ends the leases of those who have not moved for a whole length.
@@ -219,7 +273,7 @@ impl Keeper {
         if seen.beat != beat {
             *seen = Seen { beat, since_us: now_us };
         }
-        now_us.saturating_sub(seen.since_us) > self.lease.length_us()
+        now_us.saturating_sub(seen.since_us) > self.length_us
     }
 
     /// Ends the lease of a silent node; says whether it is over.
@@ -231,9 +285,7 @@ impl Keeper {
         };
         if over {
             tracing::warn!(%node, "a node is gone; its shards pass on");
-            let gone =
-                Mutation { table: &tables::MEMBERS, partition: key![CLUSTER], clustering: key![node.0], value: None };
-            store.write(vec![gone], Durability::Deferred).await?;
+            store.write(vec![member(node, None)], Durability::Deferred).await?;
         } else {
             self.seen.remove(&node);
         }
@@ -241,7 +293,7 @@ impl Keeper {
     }
 
     /// Moves the shards of which the assignment says something else than this node does; all of them, or `only` some.
-    async fn settle(&mut self, only: Option<BTreeSet<ShardId>>) {
+    async fn settle(&mut self, only: Option<BTreeSet<ShardId>>, leaving: bool) {
         let ownership = Arc::clone(self.env.ownership());
         let view = ownership.view();
         let me = ownership.node();
@@ -257,7 +309,7 @@ impl Keeper {
             match (mine, owned.contains(&shard)) {
                 (true, false) => take.push(shard),
                 // Without anybody to take it, it is handed over only by a node that goes.
-                (false, true) if self.draining || view.owner(shard).is_some() => release.push(shard),
+                (false, true) if leaving || view.owner(shard).is_some() => release.push(shard),
                 _ => {}
             }
         }

@@ -115,8 +115,12 @@ pub(crate) async fn take(
         }
     }
     env.positions().raise(floor);
-    fence_open_logs(env, shard, epoch).await?;
-    let unfinished = unfinished(env, shard).await?;
+    let mut unfinished = BTreeSet::new();
+    // Where nobody was before there is nothing to finish.
+    if before.is_some() {
+        fence_open_logs(env, shard, epoch).await?;
+        unfinished = self::unfinished(env, shard).await?;
+    }
     env.ownership().set(shard, Some(epoch));
     Ok(Taken::Ours(unfinished))
 }

@@ -115,4 +115,26 @@ mod tests {
             assert_eq!(matches(pattern, text), expected, "{pattern} {text}");
         }
     }
+
+    /// The meaning of a pattern, tried out in every way.
+    fn tried(pattern: &[u8], text: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => text.is_empty(),
+            Some((b'*', rest)) => (0..=text.len()).any(|skip| tried(rest, &text[skip..])),
+            Some((first, rest)) => text.first() == Some(first) && tried(rest, &text[1..]),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn patterns_match_what_trying_every_way_matches(pattern in "[ab*]{0,8}", text in "[ab]{0,8}") {
+            assert_eq!(matches(&pattern, &text), tried(pattern.as_bytes(), text.as_bytes()), "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_many_stars_costs_no_more_than_its_text() {
+        let pattern = "*a".repeat(30_000) + "b";
+        assert!(!matches(&pattern, &"a".repeat(60_000)));
+    }
 }

@@ -25,7 +25,9 @@ impl FromStr for PageToken {
     type Err = Fault;
 
     fn from_str(text: &str) -> Result<Self, Fault> {
-        let number = text.strip_prefix('p').and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        // The standard parser would take a sign too.
+        let digits = text.strip_prefix('p').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let number = digits.and_then(|digits| u64::from_str_radix(digits, 16).ok());
         number
             .map(|number| Self(Position(number)))
             .ok_or_else(|| Fault::invalid("the token was not made by this server"))

@@ -38,6 +38,28 @@ impl History {
         })
     }
 
+    /// The first event in `(after, up_to]` that ended a user's stay in a room.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn parting(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        after: Position,
+        up_to: Position,
+    ) -> Result<Option<Position>, Fault> {
+        let log = Self::log(room_id, class::KEY_HISTORY, &state_sub("m.room.member", user_id.as_str()));
+        let range = RangeRead { after, up_to, direction: Direction::Forward, limit: CHANGES_MAX };
+        for row in self.reader().read(&log, range).await? {
+            let history: KeyHistory = record::decode(&row.value)?;
+            if Membership::from_content(history.value.as_deref()) != Membership::Join {
+                return Ok(Some(row.position));
+            }
+        }
+        Ok(None)
+    }
+
     async fn key_history(
         &self,
         room_id: &RoomId,

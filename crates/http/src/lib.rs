@@ -8,6 +8,7 @@
 //! in `api` and mount it there.
 
 mod body;
+mod connection;
 mod convert;
 mod error;
 mod limit;

@@ -1,9 +1,11 @@
 //! The server: sockets, one request's way through, shutdown.
 
 use std::{
+    convert::Infallible,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     panic::AssertUnwindSafe,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,15 +13,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, dev::ServerHandle, web};
-use futures::FutureExt;
+use actix_http::{
+    ConnectionType, HttpService, Payload, Protocol, Request, Response, ResponseBuilder,
+    body::{BodyStream, BoxBody},
+    error::DispatchError,
+};
+use actix_web::dev::{Server, ServerHandle, Service as _, ServiceFactory as _, fn_factory, fn_service};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
 use http::{HeaderMap, Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use tokio::task::JoinHandle;
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    task::JoinHandle,
+};
 
 use crate::{
     Access, ApiError, Body, Exchange, Reply, ReplyBody, RequestContext, Routes, Service, Session,
     body::{read_whole, stream},
+    connection::{Connection, Limits, Requests},
     convert,
 };
 
@@ -31,8 +43,12 @@ pub struct Options {
     pub listen: Vec<SocketAddr>,
     /// Threads that serve requests; 0 for one a core.
     pub workers: usize,
-    /// How long a body may take to arrive, in milliseconds.
+    /// How long the head of a request may take to arrive, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// How long a body may take to arrive, in milliseconds. Uploads may take longer as long as they keep moving.
     pub body_timeout_ms: u64,
+    /// How long a client may take nothing of an answer, in milliseconds.
+    pub write_timeout_ms: u64,
     /// How long an idle connection stays open, in seconds.
     pub keep_alive_s: u64,
     /// Connections of one worker thread.
@@ -46,7 +62,9 @@ impl Default for Options {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8008))],
             workers: 0,
+            head_timeout_ms: 10_000,
             body_timeout_ms: 30_000,
+            write_timeout_ms: 60_000,
             keep_alive_s: 75,
             connections_max: 25_000,
             trust_forwarded_for: false,
@@ -86,6 +104,9 @@ impl RunningServer {
     }
 }
 
+/// How long a connection that is being closed may take to say goodbye.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
 struct Edge<S> {
     routes: Routes<S>,
     options: Options,
@@ -110,44 +131,101 @@ pub fn serve<S: Service>(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
     };
-    let mut server = HttpServer::new(move || {
-        let edge = Arc::clone(&edge);
-        App::new().default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
-            let edge = Arc::clone(&edge);
-            async move { edge.handle(request, payload).await }
-        }))
-    })
-    .workers(workers)
-    .keep_alive(Duration::from_secs(options.keep_alive_s))
-    .max_connections(options.connections_max)
-    .client_request_timeout(Duration::from_secs(10))
-    .shutdown_timeout(shutdown_s)
-    .disable_signals();
+    let mut server = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(options.connections_max)
+        .shutdown_timeout(shutdown_s)
+        .disable_signals();
+    let mut addresses = Vec::with_capacity(options.listen.len());
     for address in &options.listen {
-        server = server.bind(address).map_err(|source| BindError { address: *address, source })?;
+        let refused = |source| BindError { address: *address, source };
+        let listener = listen(*address).map_err(refused)?;
+        addresses.push(listener.local_addr().map_err(refused)?);
+        let edge = Arc::clone(&edge);
+        let stopping = server.graceful_shutdown_signal();
+        let signal = move || {
+            let stopping = stopping.clone();
+            async move { stopping.notified().await }
+        };
+        server =
+            server.listen("http", listener, move || connections(Arc::clone(&edge), signal.clone())).map_err(refused)?;
     }
-    let addresses = server.addrs();
     let server = server.run();
     let handle = server.handle();
     let task = tokio::spawn(server);
     Ok(RunningServer { addresses, handle, task })
 }
 
+/// Connections that wait to be taken, of one address.
+const BACKLOG: u32 = 2_048;
+
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)?.into_std()
+}
+
+/// What serves the connections of one thread.
+fn connections<S: Service, F: Future<Output = ()> + 'static>(
+    edge: Arc<Edge<S>>,
+    stopping: impl Fn() -> F + Clone + 'static,
+) -> impl actix_web::dev::ServiceFactory<TcpStream, Config = (), Response = (), Error = DispatchError, InitError = ()> {
+    fn_factory(move || {
+        let (edge, stopping) = (Arc::clone(&edge), stopping.clone());
+        let limits = Limits::of(&edge.options);
+        async move {
+            let keep_alive = Duration::from_secs(edge.options.keep_alive_s);
+            let head_timeout = limits.head;
+            let requests = fn_service(move |request: Request| {
+                let edge = Arc::clone(&edge);
+                async move { Ok::<_, Infallible>(edge.handle(request).await) }
+            });
+            let http = HttpService::build()
+                .graceful_shutdown_signal(stopping)
+                .keep_alive(keep_alive)
+                .client_request_timeout(head_timeout)
+                .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+                .on_connect_ext(|connection: &Connection, data| {
+                    data.insert(connection.requests());
+                })
+                .finish(requests);
+            let http = Rc::new(http.new_service(()).await?);
+            Ok(fn_service(move |stream: TcpStream| {
+                // A socket that does not take the option serves all the same, only slower.
+                let _ = stream.set_nodelay(true);
+                let peer = stream.peer_addr().ok();
+                http.call((Connection::new(stream, limits), Protocol::Http1, peer))
+            }))
+        }
+    })
+}
+
 impl<S: Service> Edge<S> {
-    async fn handle(&self, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    async fn handle(&self, mut request: Request) -> Response<BoxBody> {
+        // Until the answer is there, the connection waits for us and not for the client.
+        let _under_way = request.conn_data::<Requests>().map(Requests::begin);
+        let payload = request.take_payload();
         let start = Instant::now();
         let method = convert::method(request.method());
         let context = Arc::new(self.context(&request));
         let mut template = "unrecognized";
-        let answer = AssertUnwindSafe(self.answer(&request, payload, &method, &context, &mut template));
+        let mut unread = Some(payload);
+        let answer = AssertUnwindSafe(self.answer(&request, &mut unread, &method, &context, &mut template));
         let outcome = answer.catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!(request_id = context.request_id, "a request panicked");
             Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "the request failed; the log has its id"))
         });
-        let (status, response) = match outcome {
+        let (status, mut response) = match outcome {
             Ok(reply) => (reply.status, finish(reply, &context)),
             Err(error) => (error.status, finish_error(&error, &context)),
         };
+        let time_max = Duration::from_millis(self.options.body_timeout_ms);
+        if let Some(payload) = unread
+            && !skip(payload, &request, time_max).await
+        {
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
         let elapsed = start.elapsed();
         let code = status.as_u16();
         metrics::histogram!("cofactor_http_request_seconds", "route" => template, "class" => status_class(code))
@@ -163,8 +241,8 @@ impl<S: Service> Edge<S> {
 
     async fn answer(
         &self,
-        request: &HttpRequest,
-        payload: web::Payload,
+        request: &Request,
+        unread: &mut Option<Payload>,
         method: &Method,
         context: &Arc<RequestContext>,
         template: &mut &'static str,
@@ -173,27 +251,15 @@ impl<S: Service> Edge<S> {
             return Ok(Reply {
                 status: StatusCode::NO_CONTENT,
                 headers: HeaderMap::new(),
-                body: ReplyBody::Whole(bytes::Bytes::new()),
+                body: ReplyBody::Whole(Bytes::new()),
             });
         }
+        check_head(request)?;
         let (endpoint, args) = self.routes.find(method, request.uri().path())?;
         *template = endpoint.template;
         let uri = convert::uri(request);
         let session = self.session(endpoint.access, request, &uri, context).await?;
-        let body = match endpoint.bytes_max {
-            Some(bytes_max) => {
-                if request.headers().contains_key("content-encoding") {
-                    return Err(ApiError::new(
-                        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                        "M_UNKNOWN",
-                        "compressed bodies are not taken",
-                    ));
-                }
-                let time_max = Duration::from_millis(self.options.body_timeout_ms);
-                Body::Whole(read_whole(payload, bytes_max, time_max).await?)
-            }
-            None => Body::Stream(stream(payload)),
-        };
+        let body = self.body(endpoint.bytes_max, request, unread).await?;
         let exchange = Exchange {
             session,
             context: Arc::clone(context),
@@ -206,10 +272,27 @@ impl<S: Service> Edge<S> {
         (endpoint.handler)(self.routes.service.clone(), exchange).await
     }
 
+    async fn body(
+        &self,
+        bytes_max: Option<usize>,
+        request: &Request,
+        unread: &mut Option<Payload>,
+    ) -> Result<Body, ApiError> {
+        if let Some(bytes_max) = bytes_max {
+            check_body_headers(request, bytes_max)?;
+        }
+        let time_max = Duration::from_millis(self.options.body_timeout_ms);
+        let Some(payload) = unread.take() else { return Ok(Body::Whole(Bytes::new())) };
+        match bytes_max {
+            Some(bytes_max) => read_whole(payload, bytes_max, time_max).await.map(Body::Whole),
+            None => Ok(Body::Stream(stream(payload, time_max))),
+        }
+    }
+
     async fn session(
         &self,
         access: Access,
-        request: &HttpRequest,
+        request: &Request,
         uri: &http::Uri,
         context: &RequestContext,
     ) -> Result<Option<Session>, ApiError> {
@@ -223,9 +306,9 @@ impl<S: Service> Edge<S> {
         }
     }
 
-    fn context(&self, request: &HttpRequest) -> RequestContext {
+    fn context(&self, request: &Request) -> RequestContext {
         let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-        let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let header = |name: &str| request.head().headers().get(name).and_then(|value| value.to_str().ok());
         let forwarded = self.options.trust_forwarded_for.then(|| header("x-forwarded-for")).flatten();
         let forwarded = forwarded.and_then(|text| text.split(',').next()?.trim().parse().ok());
         RequestContext {
@@ -236,9 +319,66 @@ impl<S: Service> Edge<S> {
     }
 }
 
+/// The longest path and query, in bytes. The longest that clients send is a filter in `/sync`.
+const URL_BYTES_MAX: usize = 16 << 10;
+
+/// All names and values of the headers together, in bytes.
+const HEADERS_BYTES_MAX: usize = 32 << 10;
+
+/// actix-web bounds the head at 96 headers and 128 KiB; what is decoded and copied from there on may be much less.
+fn check_head(request: &Request) -> Result<(), ApiError> {
+    let refuse = |status, message| Err(ApiError::new(status, "M_TOO_LARGE", message));
+    if request.uri().path_and_query().map_or(0, |text| text.as_str().len()) > URL_BYTES_MAX {
+        return refuse(StatusCode::URI_TOO_LONG, "the path and query are too long");
+    }
+    let headers = request.head().headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    if headers.sum::<usize>() > HEADERS_BYTES_MAX {
+        return refuse(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "the headers are too large");
+    }
+    Ok(())
+}
+
+/// What the headers say of a body that is to be read whole.
+fn check_body_headers(request: &Request, bytes_max: usize) -> Result<(), ApiError> {
+    if request.head().headers().contains_key("content-encoding") {
+        let message = "compressed bodies are not taken";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "M_UNKNOWN", message));
+    }
+    if content_length(request).is_some_and(|length| length > bytes_max as u64) {
+        return Err(ApiError::too_large(bytes_max as u64));
+    }
+    Ok(())
+}
+
+fn content_length(request: &Request) -> Option<u64> {
+    request.head().headers().get("content-length")?.to_str().ok()?.parse().ok()
+}
+
+/// What is read and thrown away of a refused request's body, in bytes, so that the connection can go on.
+const SKIP_BYTES_MAX: usize = 64 << 10;
+
+/// Skips the body of a request that was answered without it; whether the next request can follow on the connection.
+async fn skip(mut payload: Payload, request: &Request, time_max: Duration) -> bool {
+    if content_length(request).is_some_and(|length| length > SKIP_BYTES_MAX as u64) {
+        return false;
+    }
+    let all = async {
+        let mut bytes = 0;
+        while let Some(piece) = payload.next().await {
+            let Ok(piece) = piece else { return false };
+            bytes += piece.len();
+            if bytes > SKIP_BYTES_MAX {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(time_max, all).await.unwrap_or(false)
+}
+
 /// The access token of a request. <https://spec.matrix.org/v1.19/client-server-api/#using-access-tokens>
-fn token(request: &HttpRequest, uri: &http::Uri) -> Option<String> {
-    let header = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+fn token(request: &Request, uri: &http::Uri) -> Option<String> {
+    let header = request.head().headers().get("authorization").and_then(|value| value.to_str().ok());
     if let Some(text) = header
         && let Some((scheme, token)) = text.split_once(' ')
         && scheme.eq_ignore_ascii_case("bearer")
@@ -258,30 +398,30 @@ fn status_class(code: u16) -> &'static str {
     }
 }
 
-fn finish(reply: Reply, context: &RequestContext) -> HttpResponse {
+fn finish(reply: Reply, context: &RequestContext) -> Response<BoxBody> {
     let mut response = convert::response(reply.status, &reply.headers);
     common_headers(&mut response, context);
     match reply.body {
-        ReplyBody::Whole(bytes) => response.body(bytes),
+        ReplyBody::Whole(bytes) => response.body(bytes).map_into_boxed_body(),
         ReplyBody::Stream(stream) => {
-            use futures::StreamExt;
-            response.streaming(stream.map(|piece| piece.map_err(|error| io::Error::other(error.to_string()))))
+            let stream = stream.map(|piece| piece.map_err(|error| io::Error::other(error.to_string())));
+            response.body(BodyStream::new(stream)).map_into_boxed_body()
         }
     }
 }
 
-fn finish_error(error: &ApiError, context: &RequestContext) -> HttpResponse {
+fn finish_error(error: &ApiError, context: &RequestContext) -> Response<BoxBody> {
     let mut response = convert::response(error.status, &HeaderMap::new());
     common_headers(&mut response, context);
     response.insert_header(("content-type", "application/json"));
     if let Some(retry_after_ms) = error.retry_after_ms {
         response.insert_header(("retry-after", retry_after_ms.div_ceil(1_000).to_string()));
     }
-    response.body(error.body())
+    response.body(error.body()).map_into_boxed_body()
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients>
-fn common_headers(response: &mut actix_web::HttpResponseBuilder, context: &RequestContext) {
+fn common_headers(response: &mut ResponseBuilder, context: &RequestContext) {
     response
         .insert_header(("x-request-id", context.request_id.as_str()))
         .insert_header(("access-control-allow-origin", "*"))

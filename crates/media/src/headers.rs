@@ -82,4 +82,14 @@ mod tests {
         let tricky = content_disposition("image/png", Some("ä\r\nx: y\".png"));
         assert_eq!(tricky, "inline; filename*=utf-8''%C3%A4%0D%0Ax%3A%20y%22.png");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_strangers_say_the_header_is_one_line_of_plain_text(content_type in ".{0,40}", name in ".{0,300}") {
+            let header = content_disposition(&content_type, Some(&name));
+            assert!(header.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{header}");
+            assert!(header.starts_with("inline") || header.starts_with("attachment"));
+            assert!(!header.contains(['"', '\\', '/']));
+        }
+    }
 }

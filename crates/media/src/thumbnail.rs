@@ -133,4 +133,43 @@ mod tests {
         let svg = Bytes::from_static(b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>");
         assert!(make(&svg, scale, 35_000_000).is_err());
     }
+
+    fn encoded(format: ImageFormat) -> Vec<u8> {
+        let mut out = Cursor::new(Vec::new());
+        DynamicImage::new_rgb8(20, 10).write_to(&mut out, format).unwrap();
+        out.into_inner()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+
+        /// Bytes that strangers chose: refused or shrunk, never a panic and never more pixels than allowed.
+        #[test]
+        fn damaged_images_are_refused_or_shrunk(
+            format in 0_usize..4,
+            cut in 0.0_f64..1.2,
+            changes in proptest::collection::vec((0.0_f64..1.0, proptest::num::u8::ANY), 0..6),
+        ) {
+            let format = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Gif, ImageFormat::WebP][format];
+            let mut bytes = encoded(format);
+            for (place, byte) in changes {
+                let place = (place * bytes.len() as f64) as usize;
+                bytes[place] = byte;
+            }
+            bytes.truncate((cut * bytes.len() as f64) as usize);
+            let size = ThumbnailSize::serving(32, 32, Method::Crop);
+            if let Ok(made) = make(&bytes.into(), size, 100_000) {
+                let (width, height) = size_of(&made);
+                assert!(u64::from(width) * u64::from(height) <= 100_000);
+            }
+        }
+
+        #[test]
+        fn bytes_of_any_kind_are_refused_or_shrunk(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
+            for magic in [&b""[..], b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"BM", b"II*\0"] {
+                let image = Bytes::from([magic, &bytes].concat());
+                let _ = make(&image, ThumbnailSize::serving(32, 32, Method::Scale), 100_000);
+            }
+        }
+    }
 }

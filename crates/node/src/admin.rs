@@ -66,7 +66,7 @@ pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<O
         parts.transport = Some(rpc.transport());
     }
     let (core, mut keeper) = Core::build(parts).await?;
-    keeper.beat().await.map_err(BuildError::from)?;
+    keeper.begin().await.map_err(BuildError::from)?;
     let outcome = carry_out(&core.users, &user_id, task).await;
     if let Err(error) = keeper.leave().await {
         tracing::warn!(%error, "the shards were not handed back");

@@ -1,6 +1,6 @@
 //! The life of a process: numbered stages up, and the same down.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use cofactor_api::{Api, ApiParts, Passwords, operator_routes, routes};
@@ -102,7 +102,7 @@ impl Node {
             None => None,
         };
         // 5: shards, and what a crash left undone in them.
-        keeper.beat().await.map_err(BuildError::from)?;
+        keeper.begin().await.map_err(BuildError::from)?;
         // 6: requests. A node without the role serves its operator only.
         let api = open_api(config, &backends, &identity, &core, &clock, &entropy)?;
         let routes = if roles.contains(&Role::Frontend) { routes(api) } else { operator_routes(api) };
@@ -113,6 +113,11 @@ impl Node {
             tracing::info!(server_name = %identity.server_name, %address, "ready");
         }
         Ok(Self { backends, _core: core, keeper, calls, server, background, threads, shutdown })
+    }
+
+    /// Where the node listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
     }
 
     /// Keeps the node's lease until `stop` is done, or the lease is lost.

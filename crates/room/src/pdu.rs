@@ -11,7 +11,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use crate::versions::RoomVersion;
+use crate::{canonical::parse_pdu_object, versions::RoomVersion};
 
 /// Why bytes are not an event of the room version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +81,8 @@ impl Pdu {
         rejected: bool,
         version: &'static RoomVersion,
     ) -> Result<Self, PduError> {
-        let object = serde_json::from_str(json).map_err(|error| PduError::Encode(error.to_string()))?;
+        // serde_json's own values give some member names a meaning, so that what was written might be read as another event.
+        let object = parse_pdu_object(json.as_bytes()).map_err(|error| PduError::Encode(error.to_string()))?;
         Ok(Self { rejected, ..Self::from_parts(object, event_id, version)? })
     }
 
@@ -171,7 +172,7 @@ impl Pdu {
 
     /// A string property of the content, if it is there and a string.
     pub fn content_string(&self, name: &str) -> Option<String> {
-        let content: CanonicalJsonObject = serde_json::from_str(self.content.get()).ok()?;
+        let content = parse_pdu_object(self.content.get().as_bytes()).ok()?;
         content.get(name).and_then(CanonicalJsonValue::as_str).map(ToOwned::to_owned)
     }
 
@@ -213,7 +214,7 @@ impl Pdu {
     /// The federation form as an object, without `unsigned`.
     pub fn to_canonical_object(&self) -> CanonicalJsonObject {
         // The text was written by this type from such an object, so it parses.
-        serde_json::from_str(&self.json).unwrap_or_default()
+        parse_pdu_object(self.json.as_bytes()).unwrap_or_default()
     }
 
     /// The reference hash in the alphabet of the room version, unpadded base64.

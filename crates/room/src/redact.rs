@@ -8,6 +8,7 @@ use ruma::{CanonicalJsonValue, UserId, canonical_json::redact_in_place, events::
 use serde_json::value::RawValue;
 
 use crate::{
+    canonical::parse_pdu_object,
     pdu::{Pdu, PduError},
     power::PowerLevels,
 };
@@ -74,10 +75,9 @@ pub fn redact_pdu(target: &Pdu, redaction: &Pdu) -> Result<Redacted, PduError> {
 
 fn redacted_because(redaction: &Pdu) -> Result<Box<RawValue>, PduError> {
     let encode = |error: serde_json::Error| PduError::Encode(error.to_string());
-    let mut because: CanonicalJsonValue = serde_json::from_slice(&redaction.client_json()?).map_err(encode)?;
-    if let Some(object) = because.as_object_mut() {
-        object.insert("room_id".to_owned(), CanonicalJsonValue::String(redaction.room_id().to_string()));
-    }
+    let because = parse_pdu_object(&redaction.client_json()?);
+    let mut because = because.map_err(|error| PduError::Encode(error.to_string()))?;
+    because.insert("room_id".to_owned(), CanonicalJsonValue::String(redaction.room_id().to_string()));
     let because = serde_json::json!({ "redacted_because": because });
     serde_json::value::to_raw_value(&because).map_err(encode)
 }

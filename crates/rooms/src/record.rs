@@ -1,10 +1,10 @@
 //! Between an event and its row.
 
 use bytes::Bytes;
-use cofactor_room::{Pdu, RoomVersion};
+use cofactor_room::{Pdu, RoomVersion, parse_pdu_object};
 use cofactor_types::Fault;
 use cofactor_wire::room::{EventRecord, InThread, Totals, Transaction};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, events::TimelineEventType};
+use ruma::{CanonicalJsonValue, events::TimelineEventType};
 
 /// Members of the client form that are members of the federation form too.
 const SHARED: [&str; 6] = ["content", "origin_server_ts", "sender", "state_key", "type", "redacts"];
@@ -56,9 +56,8 @@ pub(crate) fn to_record(pdu: &Pdu, annotations: Annotations) -> Result<EventReco
 /// The event of a row.
 pub(crate) fn to_pdu(record: &EventRecord, version: &'static RoomVersion) -> Result<Pdu, Fault> {
     let damaged = |error: &dyn std::fmt::Display| Fault::internal(format!("a stored event is damaged: {error}"));
-    let mut object: CanonicalJsonObject = serde_json::from_slice(&record.json).map_err(|error| damaged(&error))?;
-    let federation: CanonicalJsonObject =
-        serde_json::from_slice(&record.federation).map_err(|error| damaged(&error))?;
+    let mut object = parse_pdu_object(&record.json).map_err(|error| damaged(&error))?;
+    let federation = parse_pdu_object(&record.federation).map_err(|error| damaged(&error))?;
     object.remove("event_id");
     if record.event_type == TimelineEventType::RoomRedaction.to_string() {
         object.clear();

@@ -22,11 +22,14 @@ pub(crate) struct Group {
     pub(crate) rows: Vec<(Vec<Value>, Option<Bytes>)>,
 }
 
+/// A row of a partition: its clustering key and its value, `None` to delete.
+type KeyedRow = (Key, Option<Bytes>);
+
 /// Rows of a partition without those that a later one of the same key replaces: all writes of a batch have one timestamp,
 /// under which CQL would not keep their order.
-pub(crate) fn last_of_each(rows: impl IntoIterator<Item = (Key, Option<Bytes>)>) -> Vec<(Key, Option<Bytes>)> {
+pub(crate) fn last_of_each(rows: impl IntoIterator<Item = KeyedRow>) -> Vec<KeyedRow> {
     let mut places: HashMap<Key, usize> = HashMap::new();
-    let mut kept: Vec<(Key, Option<Bytes>)> = Vec::new();
+    let mut kept: Vec<KeyedRow> = Vec::new();
     for (key, value) in rows {
         match places.get(&key) {
             Some(place) => kept[*place].1 = value,
@@ -51,7 +54,7 @@ pub(crate) fn weight(partition: &[Value], clustering: &[Value], value: Option<&B
 /// [`StoreError::TooLarge`] if one row alone is larger, [`StoreError::Misuse`] if a key cannot be stored.
 pub(crate) fn group(mutations: Vec<Mutation>, batch_bytes_max: usize) -> StoreResult<Vec<Group>> {
     let mut places: HashMap<(u8, Key), usize> = HashMap::new();
-    let mut partitions: Vec<(&'static Table, Key, Vec<(Key, Option<Bytes>)>)> = Vec::new();
+    let mut partitions: Vec<(&'static Table, Key, Vec<KeyedRow>)> = Vec::new();
     for Mutation { table, partition, clustering, value } in mutations {
         let place = *places.entry((table.id, partition.clone())).or_insert_with(|| {
             partitions.push((table, partition, Vec::new()));
@@ -69,7 +72,7 @@ pub(crate) fn group(mutations: Vec<Mutation>, batch_bytes_max: usize) -> StoreRe
 fn split(
     table: &'static Table,
     partition: Vec<Value>,
-    rows: Vec<(Key, Option<Bytes>)>,
+    rows: Vec<KeyedRow>,
     batch_bytes_max: usize,
     groups: &mut Vec<Group>,
 ) -> StoreResult<()> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use scylla::{
-    client::{PoolSize, execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
+    client::{execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder},
     policies::{load_balancing::DefaultPolicy, retry::FallthroughRetryPolicy},
     statement::{Consistency, SerialConsistency},
 };
@@ -90,6 +90,10 @@ pub enum OpenError {
     },
 }
 
+/// How often a silent connection is asked whether it lives, and how long it may take to say so. A node that vanished
+/// without a word is noticed after their sum.
+const KEEPALIVE: Duration = Duration::from_secs(4);
+
 /// A session, and the datacenter whose nodes it asks.
 pub(crate) struct Connected {
     pub(crate) session: Session,
@@ -105,7 +109,8 @@ pub(crate) async fn connect(options: &Options) -> Result<Connected, OpenError> {
     let mut builder = SessionBuilder::new()
         .known_nodes(&options.nodes)
         .connection_timeout(Duration::from_millis(options.connect_timeout_ms))
-        .pool_size(PoolSize::default())
+        .keepalive_interval(KEEPALIVE)
+        .keepalive_timeout(KEEPALIVE)
         .keyspaces_to_fetch([&options.keyspace])
         .default_execution_profile_handle(profile(options, options.local_datacenter.as_deref()).into_handle());
     if !options.user.is_empty() {

@@ -78,7 +78,7 @@ fn of_attempt(call: Call, error: &RequestAttemptError) -> StoreError {
 }
 
 /// Words by which the servers refuse what is too large; both have one code for all that is not valid.
-const TOO_LARGE: [&str; 3] = ["too large", "oversized mutation", "exceeds the maximum"];
+const TOO_LARGE: [&str; 3] = ["too large", "too big", "oversized mutation"];
 
 fn of_server(call: Call, kind: &DbError, reason: &str) -> StoreError {
     let why = format!("{kind}: {reason}");
@@ -159,7 +159,10 @@ mod tests {
 
     #[test]
     fn a_refused_batch_is_too_large_and_a_refused_statement_is_misuse() {
-        assert!(matches!(of(Call::Conditional, DbError::Invalid, "Batch too large"), StoreError::TooLarge(_)));
+        for words in ["Batch too large", "Request is too big: length 19682205 exceeds maximum allowed length 16777216."]
+        {
+            assert!(matches!(of(Call::Conditional, DbError::Invalid, words), StoreError::TooLarge(_)), "{words}");
+        }
         assert!(matches!(of(Call::Conditional, DbError::Invalid, "Undefined column"), StoreError::Misuse(_)));
     }
 }

@@ -37,9 +37,9 @@ pub struct Options {
     pub request_timeout_ms: u64,
     /// Requests that may be under way at once; the store is unavailable beyond it. Default: 4096.
     pub requests_max: usize,
-    /// The largest batch, in bytes of keys and values. The cluster must take as much: ScyllaDB does
-    /// (`batch_size_fail_threshold_in_kb: 1024`); on Cassandra set `batch_size_fail_threshold: 1024KiB`, for its default
-    /// of 50 KiB is less than one event may have. Default: 1000000.
+    /// The largest batch, in bytes of keys and values, at most 4 MiB. Both servers take 16 MiB in one request; the
+    /// batch sizes that they warn of and refuse (`batch_size_fail_threshold`) are of batches over several partitions,
+    /// which there are none of. Default: 1000000.
     pub batch_bytes_max: usize,
     /// Whether a starting node may make and change the schema. Where it may not, somebody else must have done so before.
     /// Default: true.
@@ -83,6 +83,9 @@ const KEYSPACE_BYTES_MAX: usize = 48;
 /// The smallest useful batch: one event, its keys and what is written beside it, in bytes.
 const BATCH_BYTES_MIN: usize = 128 * 1024;
 
+/// A quarter of what the servers take by default: conditional writes keep a copy with some bytes around it.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
 impl Options {
     /// What is wrong with them, in a sentence.
     pub(crate) fn complaint(&self) -> Option<String> {
@@ -105,8 +108,8 @@ impl Options {
         if self.replication_factor == 0 || self.datacenters.values().any(|copies| *copies == 0) {
             return Some("`replication_factor` and every number in `datacenters` must be at least 1".into());
         }
-        if self.batch_bytes_max < BATCH_BYTES_MIN {
-            return Some(format!("`batch_bytes_max` must be at least {BATCH_BYTES_MIN}: one event may be 64 KiB"));
+        if !(BATCH_BYTES_MIN..=BATCH_BYTES_MAX).contains(&self.batch_bytes_max) {
+            return Some(format!("`batch_bytes_max` must be from {BATCH_BYTES_MIN} to {BATCH_BYTES_MAX}"));
         }
         if self.requests_max == 0 || self.request_timeout_ms == 0 || self.connect_timeout_ms == 0 {
             return Some("`requests_max` and the timeouts must be more than 0".into());

@@ -94,11 +94,14 @@ mod tests {
         Scan::new(&tables::ROOM_LOG, key!["!a", 0_u64], prefix, 10)
     }
 
-    fn columns(edge: Option<Edge>) -> Option<(usize, bool)> {
+    /// How many columns bound a side, and whether inclusively.
+    type Side = Option<(usize, bool)>;
+
+    fn columns(edge: Option<Edge>) -> Side {
         edge.map(|edge| (edge.columns.len(), edge.inclusive))
     }
 
-    fn shape(scan: &Scan) -> Option<(Option<(usize, bool)>, Option<(usize, bool)>)> {
+    fn shape(scan: &Scan) -> Option<(Side, Side)> {
         of(scan).expect("a range").map(|range| (columns(range.lower), columns(range.upper)))
     }
 

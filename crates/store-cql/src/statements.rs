@@ -4,9 +4,11 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use cofactor_store::{Column, Direction, StoreResult, Table, TableKind};
+use cofactor_store::{Column, Direction, StoreError, StoreResult, Table, TableKind, tables};
+use futures::{StreamExt, stream};
 use scylla::{
     client::session::Session,
     policies::retry::DefaultRetryPolicy,
@@ -20,6 +22,9 @@ use crate::{
 
 /// Rows of one page of a scan. A row may be 64 KiB.
 const PAGE_ROWS: i32 = 256;
+
+/// Statements that are prepared at once when the store is opened.
+const PREPARED_AT_ONCE: usize = 16;
 
 /// How one side of a scan is bounded: by how many columns, and whether inclusively.
 type Side = Option<(usize, bool)>;
@@ -133,9 +138,27 @@ fn scan_text(name: &str, table: &Table, [lower, upper]: [Side; 2], backward: boo
     text + " LIMIT ?"
 }
 
+/// What is asked of a table whatever the caller wants; scans have a shape for each kind of bound, and come by and by.
+fn usual(table: &Table) -> &'static [Shape] {
+    match table.kind {
+        TableKind::Log => &[
+            Shape::Get,
+            Shape::Put,
+            Shape::Delete,
+            Shape::Fence,
+            Shape::FirstFence,
+            Shape::NextFence,
+            Shape::StillSealed,
+        ],
+        TableKind::Plain => &[Shape::Get, Shape::Put, Shape::Delete],
+        TableKind::Conditional => &[Shape::Get, Shape::PutIfAbsent, Shape::PutIfEqual, Shape::DeleteIfEqual],
+    }
+}
+
 /// What is prepared, by table and shape. Bounded by the tables times the shapes.
 pub(crate) struct Statements {
     keyspace: String,
+    timeout: Duration,
     prepared: RwLock<HashMap<(u8, Shape), PreparedStatement>>,
 }
 
@@ -146,8 +169,17 @@ impl fmt::Debug for Statements {
 }
 
 impl Statements {
-    pub(crate) fn new(keyspace: &str) -> Self {
-        Self { keyspace: keyspace.to_owned(), prepared: RwLock::default() }
+    /// Statements of `keyspace`, each of which may take `timeout` to prepare.
+    pub(crate) fn new(keyspace: &str, timeout: Duration) -> Self {
+        Self { keyspace: keyspace.to_owned(), timeout, prepared: RwLock::default() }
+    }
+
+    /// Prepares what every store needs, so that a server that falls silent later finds nothing left to prepare.
+    pub(crate) async fn prepare_usual(&self, session: &Session) -> StoreResult<()> {
+        let all =
+            tables::ALL.iter().flat_map(|table| usual(table).iter().map(|shape| self.get(session, table, *shape)));
+        let outcomes: Vec<_> = stream::iter(all).buffer_unordered(PREPARED_AT_ONCE).collect().await;
+        outcomes.into_iter().try_for_each(|outcome| outcome.map(drop))
     }
 
     /// The statement, prepared now if it was not before. Clones of it share all that is large.
@@ -157,7 +189,10 @@ impl Statements {
             return Ok(known.clone());
         }
         let text = shape.text(&self.keyspace, table);
-        let mut prepared = session.prepare(text).await.map_err(|error| of_prepare(Call::Read, &error))?;
+        // The driver bounds the time of a request, and not that of preparing it.
+        let prepared = tokio::time::timeout(self.timeout, session.prepare(text)).await;
+        let prepared = prepared.map_err(|_| StoreError::Unavailable("no answer to a statement to prepare".into()))?;
+        let mut prepared = prepared.map_err(|error| of_prepare(Call::Read, &error))?;
         if shape.is_read() {
             prepared.set_is_idempotent(true);
             prepared.set_retry_policy(Some(Arc::new(DefaultRetryPolicy::new())));
@@ -173,8 +208,6 @@ impl Statements {
 
 #[cfg(test)]
 mod tests {
-    use cofactor_store::tables;
-
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! The store itself.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -71,11 +71,16 @@ impl CqlStore {
         } else {
             check_with(&connected, options).await?;
         }
+        let statements = Statements::new(&options.keyspace, Duration::from_millis(options.request_timeout_ms));
+        statements.prepare_usual(&connected.session).await.map_err(|error| OpenError::Statement {
+            what: "preparing the statements".into(),
+            message: error.to_string(),
+        })?;
         let requests_max = u32::try_from(options.requests_max.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         Ok(Self {
             inner: Arc::new(Inner {
                 session: connected.session,
-                statements: Statements::new(&options.keyspace),
+                statements,
                 timestamps: Timestamps::default(),
                 requests: Semaphore::new(requests_max as usize),
                 requests_max,

@@ -10,11 +10,11 @@ use cofactor_types::{Epoch, Position};
 #[tokio::test]
 async fn the_embedded_store_keeps_the_contract() {
     let folders = Mutex::new(Vec::new());
-    conformance::all(|| {
+    conformance::all(async || {
         let folder = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(folder.path(), &Options::default()).unwrap();
         folders.lock().unwrap().push(folder);
-        Arc::new(store)
+        Arc::new(store) as Arc<dyn Store>
     })
     .await;
 }

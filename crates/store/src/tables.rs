@@ -47,7 +47,7 @@ tables! {
     /// Who owns a shard, in which epoch, and above which position its successor begins. Grouped in slices, which are read whole.
     9 SHARDS "shards" Conditional [number("slice")] [number("shard")];
     /// Logs that an owner of a shard may be appending to. Its successor fences them before it promises anything.
-    18 OPEN_LOGS "open_logs" Plain [number("shard")] [text("kind"), text("entity_id"), number("activation")];
+    40 OPEN_LOGS "open_logs" Plain [number("shard")] [text("kind"), text("entity_id"), number("activation")];
     /// The current state of a room.
     10 ROOM_STATE "room_state" Plain [text("room_id")] [text("type"), text("state_key")];
     /// Where an event stands in its room's log.

@@ -97,9 +97,8 @@ impl Inner {
                 // More would not fit into the token; the rest follows at once, with the next request.
                 continue;
             }
-            let room_id = room.entry.room_id.clone();
-            delivered.push((EntityId::room(&room_id), room.up_to));
-            sections.add(self, &look, &room).await?;
+            sections.add(self, &look, &mut room).await?;
+            delivered.push((EntityId::room(&room.entry.room_id), room.up_to));
         }
         has_news |= sections.write(&mut body);
 
@@ -180,8 +179,10 @@ impl Default for Sections {
 }
 
 impl Sections {
-    async fn add(&mut self, inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<(), Fault> {
-        let room_id = room.entry.room_id.as_str();
+    /// Adds a room. It may be delivered less far than it was looked at; the look says so afterwards.
+    async fn add(&mut self, inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<(), Fault> {
+        let room_id = room.entry.room_id.clone();
+        let room_id = room_id.as_str();
         match room.entry.membership {
             MembershipState::Join => {
                 if let Some(json) = joined::write(inner, look, room).await? {

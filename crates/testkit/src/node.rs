@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,26 +26,38 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 /// Shards of the simulated deployment: enough for rooms and users to lie in different ones.
 const SHARDS: u32 = 16;
 
+/// The lease of a simulated node.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+
 /// The paused clock of the simulation.
 #[derive(Clone, Debug)]
-pub(crate) struct SimClock(Instant);
+pub(crate) struct SimClock {
+    start: Instant,
+    skipped_us: Arc<AtomicU64>,
+}
 
 /// Where simulated time begins, in microseconds since the Unix epoch.
 const BEGIN_US: u64 = 1_800_000_000_000_000;
 
 impl SimClock {
     pub(crate) fn new(start: Instant) -> Self {
-        Self(start)
+        Self { start, skipped_us: Arc::default() }
+    }
+
+    /// Goes on at a later time, with nothing that would have happened meanwhile.
+    pub(crate) fn skip(&self, time: Duration) {
+        self.skipped_us.fetch_add(time.as_micros() as u64, Ordering::Relaxed);
     }
 }
 
 impl Clock for SimClock {
     fn now_us(&self) -> u64 {
-        BEGIN_US + u64::try_from(self.0.elapsed().as_micros()).unwrap_or(0)
+        let passed_us = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(0);
+        BEGIN_US + passed_us + self.skipped_us.load(Ordering::Relaxed)
     }
 
     fn steady_us(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(0)
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(0) + self.skipped_us.load(Ordering::Relaxed)
     }
 }
 
@@ -64,6 +76,9 @@ impl Entropy for SimEntropy {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(bytes);
     }
 }
+
+/// How long an entity stays in memory without being asked anything.
+pub(crate) const IDLE: Duration = Duration::from_secs(5);
 
 /// A node's connection to the store; a dead node's calls never come back, and begin nothing.
 #[derive(Clone)]
@@ -195,14 +210,14 @@ impl SimNode {
             clock,
             entropy,
             placement: Placement::default(),
-            idle: Duration::from_secs(5),
+            idle: IDLE,
             sync: SyncOptions::default(),
             shutdown: stopping,
             keeper: KeeperOptions {
                 name: "sim".to_owned(),
                 address: String::new(),
                 roles: Role::ALL.to_vec(),
-                lease: Duration::from_secs(2),
+                lease: LEASE,
             },
             transport: None,
             planted,

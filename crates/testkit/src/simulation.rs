@@ -1,6 +1,11 @@
 //! One simulated day of a small server: people talk while the store fails and the node crashes.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+mod keys;
+#[cfg(test)]
+mod parting;
+mod receipts;
+
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
 use cofactor_entity::Planted;
 use cofactor_rooms::{CreateRoomOptions, Preset};
@@ -19,7 +24,7 @@ use tokio::{runtime::RngSeed, sync::watch, time::Instant};
 
 use crate::{
     checker::Seen,
-    node::{SimClock, SimEntropy, SimNode},
+    node::{IDLE, SimClock, SimEntropy, SimNode},
 };
 
 /// Messages of each speaker.
@@ -52,20 +57,26 @@ pub struct Outcome {
 /// # Panics
 /// If the runtime cannot be made.
 pub fn run(seed: u64, planted: Planted) -> Outcome {
-    let system = actix_rt::System::with_tokio_rt(|| {
+    system(seed).block_on(simulate(seed, planted))
+}
+
+/// A runtime whose clock stands still while anything can be done, and whose choices come from the seed.
+pub(crate) fn system(seed: u64) -> actix_rt::SystemRunner {
+    actix_rt::System::with_tokio_rt(|| {
         tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
             .build()
             .unwrap_or_else(|error| panic!("no runtime: {error}"))
-    });
-    system.block_on(simulate(seed, planted))
+    })
 }
 
 /// What all parts of a run share.
 struct World {
     node: watch::Sender<Option<Rc<SimNode>>>,
+    /// Nobody begins anything new.
+    quiet: watch::Sender<bool>,
     rng: RefCell<StdRng>,
     seen: RefCell<Seen>,
 }
@@ -101,8 +112,20 @@ impl World {
         }
     }
 
-    fn pause(&self, max_ms: u64) -> Duration {
+    fn time(&self, max_ms: u64) -> Duration {
         Duration::from_millis(self.rng.borrow_mut().random_range(0..=max_ms))
+    }
+
+    fn up_to(&self, max: usize) -> usize {
+        self.rng.borrow_mut().random_range(0..=max)
+    }
+
+    /// What people do between two things.
+    async fn pause(&self, max_ms: u64) {
+        tokio::time::sleep(self.time(max_ms)).await;
+        let mut quiet = self.quiet.subscribe();
+        // The sender lives as long as the world.
+        let _ = quiet.wait_for(|quiet| !*quiet).await;
     }
 }
 
@@ -116,6 +139,7 @@ async fn simulate(seed: u64, planted: Planted) -> Outcome {
     let store = ModelStore::new(seed, seed.is_multiple_of(2));
     let world = Rc::new(World {
         node: watch::Sender::new(Some(Rc::new(SimNode::start(&store, &clock, &entropy, planted).await))),
+        quiet: watch::Sender::new(false),
         rng: RefCell::new(StdRng::seed_from_u64(seed)),
         seen: RefCell::default(),
     });
@@ -124,25 +148,25 @@ async fn simulate(seed: u64, planted: Planted) -> Outcome {
     store.set_faults(FAULTS);
 
     let chain = actix_rt::spawn(follow(Rc::clone(&world), people[1].clone(), room_id.clone()));
-    let mut speakers = Vec::new();
+    let mut tasks = Vec::new();
     for person in &people {
-        speakers.push(actix_rt::spawn(speak(Rc::clone(&world), person.clone(), room_id.clone())));
+        tasks.push(actix_rt::spawn(speak(Rc::clone(&world), person.clone(), room_id.clone())));
     }
-    speakers.push(actix_rt::spawn(whisper(Rc::clone(&world), people.clone())));
-    for _ in 0..CRASHES {
-        tokio::time::sleep(world.pause(600)).await;
-        if let Some(node) = world.node.send_replace(None) {
-            node.crash();
-        }
-        tokio::time::sleep(world.pause(100)).await;
-        let node = SimNode::start(&store, &clock, &entropy, planted).await;
-        world.node.send_replace(Some(Rc::new(node)));
-    }
-    for speaker in speakers {
-        // A speaker that panics is a defect of the simulation.
-        speaker.await.unwrap_or_else(|error| panic!("{error}"));
+    let [alice, bob] = people.clone();
+    tasks.push(actix_rt::spawn(whisper(Rc::clone(&world), people.clone())));
+    tasks.push(actix_rt::spawn(keys::upload(Rc::clone(&world), alice.clone())));
+    tasks.push(actix_rt::spawn(keys::claim(Rc::clone(&world), alice.clone())));
+    tasks.push(actix_rt::spawn(receipts::read(Rc::clone(&world), bob.clone(), alice.clone(), room_id.clone())));
+    trouble(&world, &store, &clock, &entropy, planted).await;
+    for task in tasks {
+        // A task that panics is a defect of the simulation.
+        task.await.unwrap_or_else(|error| panic!("{error}"));
     }
     store.set_faults(Faults::default());
+    keys::claim_rest(&world, &alice).await;
+    // What a store could not apply with its log is applied by now.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    receipts::read_last(&world, &bob, &room_id).await;
     read_history(&world, &room_id).await;
     let wanted = world.seen.borrow().history.len();
     for _ in 0..200 {
@@ -156,6 +180,26 @@ async fn simulate(seed: u64, planted: Planted) -> Outcome {
     chain.abort();
     let seen = world.seen.borrow().clone();
     Outcome { trace: format!("{seen:?}"), violation: seen.violation() }
+}
+
+/// Crashes, one of them after everybody has been quiet for so long that nothing is in memory.
+async fn trouble(world: &World, store: &ModelStore, clock: &SimClock, entropy: &Arc<SimEntropy>, planted: Planted) {
+    let quiet_before = world.up_to(CRASHES - 1);
+    for number in 0..CRASHES {
+        tokio::time::sleep(world.time(600)).await;
+        if number == quiet_before {
+            world.quiet.send_replace(true);
+            tokio::time::sleep(2 * IDLE + world.time(1_000)).await;
+            world.quiet.send_replace(false);
+            tokio::time::sleep(world.time(100)).await;
+        }
+        if let Some(node) = world.node.send_replace(None) {
+            node.crash();
+        }
+        tokio::time::sleep(world.time(100)).await;
+        let node = SimNode::start(store, clock, entropy, planted).await;
+        world.node.send_replace(Some(Rc::new(node)));
+    }
 }
 
 /// Two people in one room.
@@ -197,7 +241,7 @@ async fn prepare(world: &World, people: &[OwnedUserId; 2]) -> OwnedRoomId {
 /// Sends messages one after the other, each until it is acknowledged.
 async fn speak(world: Rc<World>, person: OwnedUserId, room_id: OwnedRoomId) {
     for number in 0..MESSAGES {
-        tokio::time::sleep(world.pause(150)).await;
+        world.pause(150).await;
         let body = format!("{} {number}", person.localpart());
         let command = RoomCommand::Send {
             sender: person.clone(),
@@ -220,7 +264,7 @@ async fn speak(world: Rc<World>, person: OwnedUserId, room_id: OwnedRoomId) {
 /// Sends to-device messages, each until it is acknowledged.
 async fn whisper(world: Rc<World>, people: [OwnedUserId; 2]) {
     for number in 0..MESSAGES {
-        tokio::time::sleep(world.pause(150)).await;
+        world.pause(150).await;
         let body = format!("whisper {number}");
         let message = ToDevice {
             sender: people[0].clone(),

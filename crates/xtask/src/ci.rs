@@ -48,6 +48,8 @@ const STEPS: &[Step] = &[
     command("tests", &["cargo", "nextest", "run", "--workspace", "--all-targets", "--profile", "ci"]),
     command("build", &["cargo", "build", "--release", "--package", "cofactor"]),
     Step { name: "endpoints", work: Work::Check(endpoints) },
+    Step { name: "chaos", work: Work::Check(chaos) },
+    Step { name: "cost", work: Work::Check(cost) },
     Step { name: "clients", work: Work::Check(clients) },
     Step { name: "cluster", work: Work::Check(cluster) },
 ];
@@ -123,6 +125,18 @@ fn endpoints(root: &Path) -> Result<()> {
     let server = server(root).into_os_string().into_string();
     let server = server.ok().context("the path of the built server is not UTF-8")?;
     crate::endpoints::run(root, &["--binary".to_owned(), server])
+}
+
+/// Kills the built server under load, again and again, and judges what its clients saw.
+fn chaos(root: &Path) -> Result<()> {
+    let example = ["run", "--quiet", "--package", "cofactor-testkit", "--example", "chaos", "--", "--seconds", "20"];
+    succeed(Command::new("cargo").args(example).arg("--binary").arg(server(root)).current_dir(root))
+}
+
+/// Refuses a server whose sends cost more in larger rooms, or whose syncs cost more in more rooms.
+fn cost(root: &Path) -> Result<()> {
+    let gate = ["run", "--release", "--package", "cofactor-loadtest", "--", "gate", "--binary"];
+    succeed(Command::new("cargo").args(gate).arg(server(root)).current_dir(root))
 }
 
 /// Runs the real clients against the built server.

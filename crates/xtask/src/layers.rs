@@ -49,6 +49,7 @@ const HOUSE: &[Row] = &[
     row(6, "node", BELOW_NODE),
     row(7, "server", &["types", "telemetry", "node"]),
     row(7, "testkit", BELOW_TESTKIT),
+    row(7, "loadtest", &[]),
     row(7, "xtask", &[]),
 ];
 

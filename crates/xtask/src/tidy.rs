@@ -46,6 +46,7 @@ const EDGES: &[&str] = &[
     "crates/server/",
     "crates/xtask/",
     "crates/testkit/",
+    "loadtest/",
 ];
 /// As [`EDGES`], and what measures how long a request, a commit or an outside system took.
 const STOPWATCHES: &[&str] = &[
@@ -56,6 +57,7 @@ const STOPWATCHES: &[&str] = &[
     "crates/server/",
     "crates/xtask/",
     "crates/testkit/",
+    "loadtest/",
     "crates/store-embedded/",
     "crates/store-cql/",
     "crates/bus-redis/",
@@ -160,8 +162,8 @@ fn rust_complaints(path: &str, text: &str) -> Vec<String> {
     if lines > FILE_LINES_MAX {
         complaints.push(format!("{path}: {lines} lines; the wall is {FILE_LINES_MAX}"));
     }
-    let is_crate_root =
-        path.starts_with("crates/") && (path.ends_with("/src/lib.rs") || path.ends_with("/src/main.rs"));
+    let is_crate_root = (path.starts_with("crates/") || path.starts_with("loadtest/"))
+        && (path.ends_with("/src/lib.rs") || path.ends_with("/src/main.rs"));
     if is_crate_root && !text.starts_with("//!") {
         complaints.push(format!("{path}: a crate begins with its documentation"));
     }

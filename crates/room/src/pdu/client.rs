@@ -1,13 +1,12 @@
 //! The form of an event that clients get.
 
 use bytes::Bytes;
-use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, UserId, events::TimelineEventType,
-};
+use ruma::{CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, UserId, events::TimelineEventType};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{Pdu, PduError, fields};
+use crate::canonical::parse_pdu_object;
 
 /// The fields of a client event without `room_id`, in alphabetical order.
 #[derive(Serialize)]
@@ -63,8 +62,8 @@ impl Pdu {
         let Some(redacts) = self.redacts().filter(|_| !self.version.redacts_in_content()) else {
             return Ok(None);
         };
-        let mut content: CanonicalJsonObject =
-            serde_json::from_str(self.content.get()).map_err(|error| PduError::Encode(error.to_string()))?;
+        let content = parse_pdu_object(self.content.get().as_bytes());
+        let mut content = content.map_err(|error| PduError::Encode(error.to_string()))?;
         content.insert("redacts".to_owned(), CanonicalJsonValue::String(redacts.to_string()));
         fields::raw(&CanonicalJsonValue::Object(content)).map(Some)
     }

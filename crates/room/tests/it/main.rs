@@ -5,6 +5,7 @@
 mod auth_rules;
 mod author;
 mod chain_cover;
+mod properties;
 mod receive;
 mod redact;
 mod resolve;

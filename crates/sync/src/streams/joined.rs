@@ -3,7 +3,7 @@
 use cofactor_history::{EventFilter, PageToken, Placed};
 use cofactor_store::{Direction, RangeRead};
 use cofactor_types::{Fault, Position};
-use ruma::UInt;
+use ruma::{UInt, events::room::member::MembershipState};
 
 use crate::{
     answer::{Look, RoomLook},
@@ -30,12 +30,14 @@ pub(crate) struct Timeline {
     pub(crate) limited: bool,
     /// Everything before this is earlier history.
     pub(crate) start: Position,
+    /// Among what was read is a membership of the user's own.
+    has_own_membership: bool,
 }
 
-/// The room's part of the answer; `None` if there is nothing to say.
-pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Option<Vec<u8>>, Fault> {
+/// The room's part of the answer; `None` if there is nothing to say. Afterwards `room` says up to where it was delivered.
+pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<Option<Vec<u8>>, Fault> {
     let now_ms = inner.clock.now_ms();
-    let timeline = timeline(inner, look, room, room.up_to).await?;
+    let timeline = of_the_stay(inner, look, room).await?;
     let state = state::read(inner, look, room, &timeline.events, timeline.start).await?;
     let ephemeral = ephemeral::write(inner, look, room).await?;
     let whole = room.is_new || look.request.full_state;
@@ -88,6 +90,23 @@ async fn write_unread(inner: &Inner, look: &Look<'_>, room: &RoomLook, json: &mu
     Ok(())
 }
 
+/// The timeline up to the end of the user's stay.
+///
+/// The room says that somebody has left before the user's own list does. What comes after is not for the user, and the
+/// leave itself comes with the room as one that was left.
+async fn of_the_stay(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<Timeline, Fault> {
+    let found = timeline(inner, look, room, room.up_to).await?;
+    let (user_id, entry) = (&look.slot.user_id, &room.entry);
+    // The end of what is new may not reach back to the leave.
+    if !found.limited && !found.has_own_membership {
+        return Ok(found);
+    }
+    let parting = inner.history.parting(&entry.room_id, user_id, entry.room_position, room.up_to).await?;
+    let Some(parting) = parting else { return Ok(found) };
+    room.up_to = parting.previous();
+    timeline(inner, look, room, room.up_to).await
+}
+
 /// The end of the timeline, as the user may see it.
 pub(crate) async fn timeline(
     inner: &Inner,
@@ -112,10 +131,10 @@ pub(crate) async fn timeline(
         read += events.len();
         for placed in events {
             from = placed.position.previous();
+            found.has_own_membership |= placed.event.event_type == "m.room.member"
+                && placed.event.state_key.as_deref() == Some(look.slot.user_id.as_str());
             // A member sees what comes after its join; what was before is a question of the history visibility.
-            let sees = if placed.position >= room.entry.since_room
-                && room.entry.membership == ruma::events::room::member::MembershipState::Join
-            {
+            let sees = if placed.position >= room.entry.since_room && room.entry.membership == MembershipState::Join {
                 !placed.event.hidden
             } else {
                 if viewpoint.is_none() {
