@@ -158,6 +158,7 @@ fn start(root: &Path, folder: &Folder, choice: &Choice) -> Result<()> {
 fn start_all(root: &Path, folder: &Folder, plan: &mut Plan) -> Result<()> {
     services::start(root, folder, plan)?;
     folder.write(plan)?;
+    process::forget_logs(folder)?;
     for node in &plan.nodes {
         process::spawn(folder, &plan.binary, &node.name)?;
     }
@@ -201,7 +202,11 @@ fn what_is_missing(all: &[(&Node, Health)]) -> Option<String> {
     let expected = standing.clone().count() as u64;
     let (mut owned, mut shards) = (0, 0);
     for (node, health) in standing {
-        let Health::Ready(numbers) = health else { return Some(format!("{} is not ready", node.name)) };
+        let numbers = match health {
+            Health::Ready(numbers) => numbers,
+            Health::Down => return Some(format!("{} does not run", node.name)),
+            Health::Paused | Health::Starting => return Some(format!("{} is not ready", node.name)),
+        };
         if numbers.members != expected {
             return Some(format!("{} sees {} of {expected} processes", node.name, numbers.members));
         }
