@@ -1,6 +1,9 @@
 //! Keeping and finding media.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use cofactor_store::{Durability, Mutation, Store, key, record, tables};
@@ -26,6 +29,9 @@ const NAME_BYTES_MAX: usize = 255;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
+    /// The folder of the bytes, the same for all processes that serve clients. None: `media` in the data folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<PathBuf>,
     /// The largest upload, in MiB.
     pub upload_mib_max: u64,
     /// The largest image that thumbnails are made of, in millions of pixels.
@@ -36,7 +42,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { upload_mib_max: 50, megapixels_max: 35, reservation_h: 24 }
+        Self { dir: None, upload_mib_max: 50, megapixels_max: 35, reservation_h: 24 }
     }
 }
 

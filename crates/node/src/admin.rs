@@ -4,6 +4,7 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use cofactor_api::hash_password;
 use cofactor_entity::{Placement, Planted};
+use cofactor_shard::Role;
 use cofactor_sync::SyncOptions;
 use cofactor_types::{Clock, Entropy, SystemClock, SystemEntropy};
 use cofactor_users::UsersHandle;
@@ -12,8 +13,9 @@ use ruma::{OwnedUserId, UserId};
 use tokio::sync::watch;
 
 use crate::{
-    BuildError, Config, Core, CoreParts, Identity, StartError,
+    BuildError, BusBackend, Config, Core, CoreParts, Identity, StartError, StoreBackend,
     backends::{self, Backends},
+    calls::Rpc,
     lifecycle::keeper_options,
 };
 
@@ -36,11 +38,11 @@ pub enum AccountTask {
     Deactivate,
 }
 
-/// Does something with an account in the data folder, which no running server may have. Must be called inside an actix
-/// system.
+/// Does something with an account. With the embedded store no running server may have the data folder; in a cluster the
+/// worker that owns the account does it, so one must run. Must be called inside an actix system.
 ///
 /// # Errors
-/// If the folder is in use or the account refuses.
+/// If the folder is in use, no worker runs, or the account refuses.
 pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<OwnedUserId, StartError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
@@ -56,7 +58,13 @@ pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<O
     let backends = backends::open(config, Arc::clone(&clock), Arc::clone(&entropy)).await?;
     let identity = Identity::establish(&backends.store, &*entropy, server_name).await?;
     let (_shutdown, stopping) = watch::channel(false);
-    let parts = quiet_parts(config, &backends, &identity, stopping)?;
+    let mut parts = quiet_parts(config, &backends, &identity, stopping)?;
+    if let Some(rpc) = Rpc::choose(config, &*backends.store, &parts.clock)? {
+        // A guest of the cluster: it takes no shards, and nobody calls it.
+        parts.keeper.roles.clear();
+        parts.keeper.address.clear();
+        parts.transport = Some(rpc.transport());
+    }
     let (core, mut keeper) = Core::build(parts).await?;
     keeper.begin().await.map_err(BuildError::from)?;
     let outcome = carry_out(&core.users, &user_id, task).await;
@@ -161,14 +169,13 @@ async fn list(config: &Config) -> Result<Vec<String>, StartError> {
 pub async fn doctor(config: &Config) -> Vec<Result<String, String>> {
     let mut findings = Vec::new();
     findings.push(config.name().map(|name| format!("server name: {name}")).map_err(|error| error.to_string()));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let folder = config.data_dir.display();
-    findings.push(if config.data_dir.exists() {
-        let opened = backends::open(config, clock, Arc::new(SystemEntropy)).await;
-        opened.map(|_| format!("data folder: {folder} opens")).map_err(|error| error.to_string())
-    } else {
-        Ok(format!("data folder: {folder} will be made at the first start"))
+    findings.push(match config.store.backend {
+        StoreBackend::Embedded => examine_folder(config).await,
+        StoreBackend::Cql => schema(config, SchemaTask::Check).await.map_err(|error| error.to_string()),
     });
+    if config.store.backend == StoreBackend::Cql {
+        findings.push(examine_cluster(config));
+    }
     for address in &config.http.listen {
         let bound = TcpListener::bind(address);
         findings.push(bound.map(|_| format!("address: {address} is free")).map_err(|error| {
@@ -184,4 +191,61 @@ pub async fn doctor(config: &Config) -> Vec<Result<String, String>> {
         (None, false) => Ok("registration: closed; `cofactor user create` makes accounts".into()),
     });
     findings
+}
+
+async fn examine_folder(config: &Config) -> Result<String, String> {
+    let folder = config.data_dir.display();
+    if !config.data_dir.exists() {
+        return Ok(format!("data folder: {folder} will be made at the first start"));
+    }
+    let opened = backends::open(config, Arc::new(SystemClock), Arc::new(SystemEntropy)).await;
+    opened.map(|_| format!("data folder: {folder} opens")).map_err(|error| error.to_string())
+}
+
+/// What several processes need that one does not.
+fn examine_cluster(config: &Config) -> Result<String, String> {
+    let alone = Role::ALL.iter().all(|role| config.cluster.roles.iter().any(|word| word == role.as_str()));
+    if config.bus.backend == BusBackend::Local && !alone {
+        return Err("cluster: processes do not hear of one another: set `bus.backend` to \"redis\"".into());
+    }
+    if config.cluster.secret.is_none() && config.cluster.tls.is_none() {
+        return Err("cluster: calls between processes are not guarded: set `cluster.secret` or `cluster.tls`".into());
+    }
+    let address = config.cluster.advertise.as_ref().unwrap_or(&config.cluster.listen);
+    Ok(format!("cluster: {} at {address}", config.cluster.roles.join(", ")))
+}
+
+/// Something to do with the schema of the CQL store.
+#[derive(Clone, Copy, Debug)]
+pub enum SchemaTask {
+    /// Make what is not there, and change what is older than this release.
+    Migrate,
+    /// Change nothing; say whether a server of this release could start on it.
+    Check,
+}
+
+/// Makes, changes or examines the schema of the CQL store, and says in a sentence how it stands. Processes that start at
+/// the same time, or that run already, do not mind.
+///
+/// # Errors
+/// If there is no CQL store, it cannot be reached, or its schema is not what this release needs.
+pub async fn schema(config: &Config, task: SchemaTask) -> Result<String, StartError> {
+    if config.store.backend != StoreBackend::Cql {
+        return Err(cofactor_types::Fault::invalid(
+            "the embedded store has no schema; the option `store.backend` would say \"cql\"",
+        )
+        .into());
+    }
+    let options = &config.store.cql;
+    let keyspace = format!("keyspace {} at {}", options.keyspace, options.nodes.join(", "));
+    match task {
+        SchemaTask::Migrate => {
+            let report = cofactor_store_cql::migrate(options).await?;
+            Ok(format!("{keyspace}: {report}"))
+        }
+        SchemaTask::Check => {
+            cofactor_store_cql::check(options).await?;
+            Ok(format!("{keyspace}: the schema is what this release needs"))
+        }
+    }
 }

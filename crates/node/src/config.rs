@@ -203,6 +203,11 @@ pub enum ConfigError {
         "the option `cluster.roles` names {0:?}, which is no role; write some of \"frontend\", \"worker\", \"sync\""
     )]
     Role(String),
+    /// A role is missing that no other process can have.
+    #[error(
+        "the option `cluster.roles` leaves something undone: a process on the embedded store is alone and needs the roles \"frontend\", \"worker\" and \"sync\"; for several processes set `store.backend` to \"cql\""
+    )]
+    Alone,
     /// The server name is none.
     #[error("the option `server_name` is not a server name: {0:?}; write a host name such as \"example.org\"")]
     ServerName(String),
@@ -230,9 +235,22 @@ impl Config {
             .ignore_empty(true);
         let config: Self =
             builder.add_source(environment).build().and_then(config::Config::try_deserialize).map_err(invalid)?;
-        config.name()?;
-        config.roles()?;
+        config.check()?;
         Ok(config)
+    }
+
+    /// Checks what one option alone does not show.
+    ///
+    /// # Errors
+    /// One sentence naming the option.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.name()?;
+        let roles = self.roles()?;
+        let does_everything = Role::ALL.iter().all(|role| roles.contains(role));
+        if roles.is_empty() || (self.store.backend == StoreBackend::Embedded && !does_everything) {
+            return Err(ConfigError::Alone);
+        }
+        Ok(())
     }
 
     /// The roles, checked.
@@ -264,6 +282,18 @@ mod tests {
         assert_eq!(example, default);
         let parsed: Config = toml::from_str(EXAMPLE).unwrap();
         assert_eq!(parsed.server_name, "localhost");
+    }
+
+    #[test]
+    fn a_process_on_the_embedded_store_must_do_everything() {
+        let mut config = Config::default();
+        assert!(config.check().is_ok());
+        config.cluster.roles = vec!["frontend".into()];
+        assert!(config.check().unwrap_err().to_string().contains("cluster.roles"));
+        config.store.backend = StoreBackend::Cql;
+        assert!(config.check().is_ok());
+        config.cluster.roles.clear();
+        assert!(config.check().is_err());
     }
 
     #[test]

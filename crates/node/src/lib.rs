@@ -13,6 +13,7 @@ mod config;
 mod identity;
 mod lifecycle;
 mod system;
+mod vitals;
 
 pub use self::{
     config::{

@@ -1,13 +1,6 @@
 //! The life of a process: numbered stages up, and the same down.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use cofactor_api::{Api, ApiParts, Passwords, RateLimits, operator_routes, routes};
@@ -23,11 +16,9 @@ use cofactor_types::{Clock, Entropy, Fault, SystemClock, SystemEntropy};
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    BuildError, Config, ConfigError, Core, CoreParts, Identity, IdentityError, backends, backends::Backends, calls::Rpc,
+    BuildError, Config, ConfigError, Core, CoreParts, Identity, IdentityError, backends, backends::Backends,
+    calls::Rpc, vitals,
 };
-
-/// Set while the process takes requests.
-static READY: AtomicBool = AtomicBool::new(false);
 
 /// Why a node does not start. Each is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +94,7 @@ impl Node {
             planted: Planted::Nothing,
         })
         .await?;
+        vitals::observe(core.env.ownership());
         let background = tokio::spawn(core.run());
         // Others may call before this node owns anything; they are told so.
         let calls = match rpc {
@@ -116,7 +108,7 @@ impl Node {
         let routes = if roles.contains(&Role::Frontend) { routes(api) } else { operator_routes(api) };
         let prefix = entropy.u128() as u64 >> 32;
         let server = serve(routes, &config.http, prefix, config.limits.shutdown_s)?;
-        READY.store(true, Ordering::Release);
+        vitals::set_ready(true);
         for address in server.addresses() {
             tracing::info!(server_name = %identity.server_name, %address, "ready");
         }
@@ -141,7 +133,7 @@ impl Node {
 
     /// Stops the node: requests finish, actors finish, the shards are handed back, the store is closed.
     pub async fn stop(mut self) {
-        READY.store(false, Ordering::Release);
+        vitals::set_ready(false);
         // Long-polls go home, so that the server need not wait for them.
         let _ = self.shutdown.send(true);
         self.server.stop().await;
@@ -186,13 +178,9 @@ fn open_api(
         limits: RateLimits::new(config.rate_limits.clone(), Arc::clone(&backends.shared), Arc::clone(clock)),
         clock: Arc::clone(clock),
         entropy: Arc::clone(entropy),
-        ready: is_ready,
-        metrics: cofactor_telemetry::render_metrics,
+        ready: vitals::is_ready,
+        metrics: vitals::metrics,
     }))
-}
-
-fn is_ready() -> bool {
-    READY.load(Ordering::Acquire)
 }
 
 /// How long calls of other nodes may take to finish when this one stops; its shards are others' by then.
@@ -216,13 +204,13 @@ fn machine_name() -> String {
     name.trim().to_owned()
 }
 
-/// Media lives beside the store, in the data folder.
+/// Media lives beside the store, in the data folder, unless it has a folder of its own.
 pub(crate) fn open_media(
     config: &Config,
     backends: &Backends,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Media, Fault> {
-    let folder = config.data_dir.join("media");
+    let folder = config.media.dir.clone().unwrap_or_else(|| config.data_dir.join("media"));
     Media::open(&folder, config.media.clone(), Arc::clone(&backends.store), Arc::clone(clock), Arc::clone(entropy))
 }

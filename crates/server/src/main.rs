@@ -27,9 +27,14 @@ enum Command {
     /// Show or check the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Create and change accounts. The server must not be running on the same data.
+    /// Create and change accounts.
+    ///
+    /// With the embedded store the server must not be running on the same data; in a cluster a worker must be running.
     #[command(subcommand)]
     User(UserCommand),
+    /// Make, change or examine the schema of the CQL store (`store.backend = "cql"`).
+    #[command(subcommand)]
+    Schema(SchemaCommand),
     /// Look at the installation and say what is wrong with it.
     Doctor,
     /// List every method and path that this release serves.
@@ -53,6 +58,34 @@ struct Serve {
     /// Let anybody register (option `registration.open`). Only where strangers cannot reach the server.
     #[arg(long)]
     open_registration: bool,
+    /// What this process does in a cluster: `frontend` serves clients, `worker` owns rooms and users, `sync` keeps what
+    /// waiting clients wait for. Several with commas between them, or the flag several times; without it the option
+    /// `cluster.roles`, which is all three unless it is set. A process alone must do everything.
+    #[arg(long = "role", value_name = "ROLE", value_delimiter = ',')]
+    roles: Vec<String>,
+    /// The name of this process in its cluster (option `cluster.name`). No two that run may have the same. A process that
+    /// starts again under its name gets back the rooms and users it had; without a name it has the machine's.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Where other processes of the cluster call this one (option `cluster.listen`).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    cluster_listen: Option<String>,
+    /// Where other processes of the cluster reach this one, if that is another address than it listens on (option
+    /// `cluster.advertise`).
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum SchemaCommand {
+    /// Make the keyspace and its tables where they are not there, and change what an older release made.
+    ///
+    /// A starting server does the same unless `store.cql.migrate = false`; then this is run once before each new release.
+    /// Several may run at once: one does the work, the others wait.
+    #[command(visible_alias = "create")]
+    Migrate,
+    /// Change nothing, and say whether a server of this release could start on what is there.
+    Check,
 }
 
 #[derive(Subcommand)]
@@ -112,7 +145,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Serve(serve) => {
             let mut config = load()?;
             serve.apply(&mut config);
-            config.name()?;
+            config.check()?;
             let _telemetry = cofactor_telemetry::init(&config.telemetry)?;
             actix_rt::System::new().block_on(run_server(&config))?;
         }
@@ -126,6 +159,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let (name, task) = command.task()?;
             let user_id = actix_rt::System::new().block_on(admin::account(&config, &name, task))?;
             say(&format!("done: {user_id}"));
+        }
+        Command::Schema(command) => {
+            let config = load()?;
+            let task = match command {
+                SchemaCommand::Migrate => admin::SchemaTask::Migrate,
+                SchemaCommand::Check => admin::SchemaTask::Check,
+            };
+            say(&actix_rt::System::new().block_on(admin::schema(&config, task))?);
         }
         Command::Doctor => return Ok(doctor(&load()?)),
         Command::Endpoints => {
@@ -182,6 +223,18 @@ impl Serve {
             config.registration.token = self.registration_token;
         }
         config.registration.open |= self.open_registration;
+        if !self.roles.is_empty() {
+            config.cluster.roles = self.roles;
+        }
+        if let Some(name) = self.name {
+            config.cluster.name = name;
+        }
+        if let Some(listen) = self.cluster_listen {
+            config.cluster.listen = listen;
+        }
+        if self.advertise.is_some() {
+            config.cluster.advertise = self.advertise;
+        }
     }
 }
 

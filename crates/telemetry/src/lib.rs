@@ -3,7 +3,7 @@
 //! Logs are structured and never hold a token, a password or the content of a message. Traces go to an OpenTelemetry
 //! collector where one is configured. Metrics are kept in the process and rendered for Prometheus on request.
 
-use std::{fs, sync::OnceLock};
+use std::{fs, io::IsTerminal, sync::OnceLock};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use opentelemetry::{
@@ -33,7 +33,7 @@ impl Default for Options {
     fn default() -> Self {
         // The libraries below say more than an operator wants to know.
         Self {
-            log: "info,actix_server=warn,fjall=warn,lsm_tree=warn,ruma_state_res=warn".into(),
+            log: "info,actix_server=warn,fjall=warn,lsm_tree=warn,ruma_state_res=warn,scylla=warn".into(),
             json: false,
             otlp_endpoint: None,
         }
@@ -77,7 +77,8 @@ static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 /// One sentence naming the option.
 pub fn init(options: &Options) -> Result<Guard, TelemetryError> {
     let filter = EnvFilter::try_new(&options.log).map_err(|error| TelemetryError::Filter(error.to_string()))?;
-    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for people; in a file or a pipe they are noise.
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let logs = if options.json { logs.json().boxed() } else { logs.boxed() };
     let traces = options.otlp_endpoint.as_deref().map(exporter).transpose()?;
     let layer = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("cofactor")));

@@ -158,6 +158,7 @@ fn start(root: &Path, folder: &Folder, choice: &Choice) -> Result<()> {
 fn start_all(root: &Path, folder: &Folder, plan: &mut Plan) -> Result<()> {
     services::start(root, folder, plan)?;
     folder.write(plan)?;
+    process::forget_logs(folder)?;
     for node in &plan.nodes {
         process::spawn(folder, &plan.binary, &node.name)?;
     }

@@ -164,6 +164,14 @@ fn get(port: u16, path: &str) -> Result<(u16, String)> {
     Ok((status, body.to_owned()))
 }
 
+/// Deletes the logs of an earlier run.
+pub(crate) fn forget_logs(folder: &Folder) -> Result<()> {
+    for entry in fs::read_dir(folder.0.join("logs")).context("cannot read the folder of logs")? {
+        fs::remove_file(entry?.path()).context("cannot delete a log")?;
+    }
+    Ok(())
+}
+
 /// Prints the end of a log.
 pub(crate) fn print_tail(folder: &Folder, node: &str, lines: usize) {
     let bytes = fs::read(folder.log(node)).unwrap_or_default();
