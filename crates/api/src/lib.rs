@@ -7,12 +7,14 @@
 //! To add an endpoint, write its function in the file of its topic and mount it in that file's `mount`.
 
 mod client;
+mod limits;
 mod notifications;
 mod passwords;
 mod service;
 mod uia;
 
 pub use self::{
+    limits::RateLimits,
     notifications::RuleNotifications,
     passwords::{Passwords, hash_password},
     service::{Api, ApiParts, RegistrationOptions},

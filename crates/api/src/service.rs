@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use cofactor_bus::Shared;
 use cofactor_history::History;
-use cofactor_http::{ApiError, LimitClass, RateLimiter, RequestContext, Service, Session};
+use cofactor_http::{ApiError, LimitClass, RequestContext, Service, Session};
 use cofactor_media::Media;
 use cofactor_rooms::RoomsHandle;
 use cofactor_sync::Syncs;
@@ -18,7 +18,7 @@ use futures::future::BoxFuture;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomOrAliasId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::passwords::Passwords;
+use crate::{limits::RateLimits, passwords::Passwords};
 
 /// Who may register.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +54,7 @@ pub struct ApiParts {
     /// Password hashing.
     pub passwords: Passwords,
     /// Rate limits.
-    pub limits: RateLimiter,
+    pub limits: RateLimits,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness.
@@ -103,12 +103,12 @@ impl Api {
         Self { parts: Arc::new(parts) }
     }
 
-    pub(crate) fn limit(&self, class: LimitClass, user_id: &UserId) -> Result<(), ApiError> {
-        self.limits.take(class, user_id.as_str())
+    pub(crate) async fn limit(&self, class: LimitClass, user_id: &UserId) -> Result<(), ApiError> {
+        self.limits.take(class, user_id.as_str()).await
     }
 
-    pub(crate) fn limit_address(&self, class: LimitClass, ip: IpAddr) -> Result<(), ApiError> {
-        self.limits.take(class, &ip.to_string())
+    pub(crate) async fn limit_address(&self, class: LimitClass, ip: IpAddr) -> Result<(), ApiError> {
+        self.limits.take(class, &ip.to_string()).await
     }
 
     pub(crate) async fn user(&self, user_id: &UserId, command: UserCommand) -> Result<UserReply, ApiError> {

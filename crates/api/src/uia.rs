@@ -51,7 +51,7 @@ impl Api {
         {
             return Err(ApiError::forbidden("the authentication is somebody else's"));
         }
-        self.limit_address(LimitClass::Login, context.ip)?;
+        self.limit_address(LimitClass::Login, context.ip).await?;
         match self.is_password(&session.user_id, given.password.clone()).await? {
             true => self.end(auth.session()).await,
             false => Err(self.begin(&purpose, PASSWORD, Some("the password is wrong")).await?),

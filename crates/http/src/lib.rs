@@ -18,7 +18,7 @@ mod server;
 pub use self::{
     body::{Body, BodyStream, check_json},
     error::ApiError,
-    limit::{LimitClass, LimitOptions, RateLimiter},
+    limit::{LimitClass, LimitOptions, Rate, RateLimiter},
     routes::{Access, Caller, Exchange, Reply, ReplyBody, RequestContext, Routes, Scheme, Service, Session},
     server::{BindError, Options, RunningServer, serve},
 };

@@ -35,6 +35,22 @@ pub enum LimitClass {
     Other,
 }
 
+impl LimitClass {
+    /// The word in keys and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Registration => "registration",
+            Self::Send => "send",
+            Self::Join => "join",
+            Self::Invite => "invite",
+            Self::CreateRoom => "create_room",
+            Self::Media => "media",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A bucket's measures.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -86,12 +102,48 @@ impl Default for LimitOptions {
     }
 }
 
+impl LimitOptions {
+    /// The measures of a class.
+    pub fn rate(&self, class: LimitClass) -> Rate {
+        match class {
+            LimitClass::Login => self.login,
+            LimitClass::Registration => self.registration,
+            LimitClass::Send => self.send,
+            LimitClass::Join => self.join,
+            LimitClass::Invite => self.invite,
+            LimitClass::CreateRoom => self.create_room,
+            LimitClass::Media => self.media,
+            LimitClass::Other => self.other,
+        }
+    }
+
+    /// The same limits with only this part of each rate and burst, which still lets one request through at a time.
+    #[must_use]
+    pub fn share(&self, part: f64) -> Self {
+        let share = |rate: Rate| Rate {
+            per_second: rate.per_second * part,
+            burst: (rate.burst * part).max(1.0).min(rate.burst),
+        };
+        Self {
+            enabled: self.enabled,
+            login: share(self.login),
+            registration: share(self.registration),
+            send: share(self.send),
+            join: share(self.join),
+            invite: share(self.invite),
+            create_room: share(self.create_room),
+            media: share(self.media),
+            other: share(self.other),
+        }
+    }
+}
+
 struct Bucket {
     tokens: f64,
     at_us: u64,
 }
 
-/// The limits of this process.
+/// Limits that one process counts by itself.
 #[derive(Clone)]
 pub struct RateLimiter {
     options: Arc<LimitOptions>,
@@ -119,11 +171,12 @@ impl RateLimiter {
         if !self.options.enabled {
             return Ok(());
         }
-        let rate = self.rate(class);
+        let rate = self.options.rate(class);
         let now_us = self.clock.now_us();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= BUCKETS_MAX {
-            buckets.retain(|(class, _), bucket| self.refilled(*class, bucket, now_us) < self.rate(*class).burst);
+            buckets
+                .retain(|(class, _), bucket| self.refilled(*class, bucket, now_us) < self.options.rate(*class).burst);
         }
         if buckets.len() >= BUCKETS_MAX {
             // So many callers at once is an attack or a wrong limit; stricter is the safe side.
@@ -141,22 +194,9 @@ impl RateLimiter {
     }
 
     fn refilled(&self, class: LimitClass, bucket: &Bucket, now_us: u64) -> f64 {
-        let rate = self.rate(class);
+        let rate = self.options.rate(class);
         let passed_s = now_us.saturating_sub(bucket.at_us) as f64 / 1e6;
         (bucket.tokens + passed_s * rate.per_second).min(rate.burst)
-    }
-
-    fn rate(&self, class: LimitClass) -> Rate {
-        match class {
-            LimitClass::Login => self.options.login,
-            LimitClass::Registration => self.options.registration,
-            LimitClass::Send => self.options.send,
-            LimitClass::Join => self.options.join,
-            LimitClass::Invite => self.options.invite,
-            LimitClass::CreateRoom => self.options.create_room,
-            LimitClass::Media => self.options.media,
-            LimitClass::Other => self.options.other,
-        }
     }
 }
 

@@ -148,7 +148,11 @@ async fn list(config: &Config) -> Result<Vec<String>, StartError> {
         media,
         shared: Arc::clone(&backends.shared),
         passwords: cofactor_api::Passwords::new()?,
-        limits: cofactor_http::RateLimiter::new(config.rate_limits.clone(), Arc::clone(&clock)),
+        limits: cofactor_api::RateLimits::new(
+            config.rate_limits.clone(),
+            Arc::clone(&backends.shared),
+            Arc::clone(&clock),
+        ),
         clock,
         entropy,
         ready: || false,

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use actix_rt::{Arbiter, ArbiterHandle};
-use cofactor_api::{Api, ApiParts, Passwords, operator_routes, routes};
+use cofactor_api::{Api, ApiParts, Passwords, RateLimits, operator_routes, routes};
 use cofactor_entity::{Keeper, KeeperOptions, Placement, Planted};
-use cofactor_http::{BindError, RateLimiter, RunningServer, serve};
+use cofactor_http::{BindError, RunningServer, serve};
 use cofactor_media::Media;
 use cofactor_rpc::Running;
 use cofactor_shard::Role;
@@ -175,7 +175,7 @@ fn open_api(
         media: open_media(config, backends, clock, entropy)?,
         shared: Arc::clone(&backends.shared),
         passwords: Passwords::new()?,
-        limits: RateLimiter::new(config.rate_limits.clone(), Arc::clone(clock)),
+        limits: RateLimits::new(config.rate_limits.clone(), Arc::clone(&backends.shared), Arc::clone(clock)),
         clock: Arc::clone(clock),
         entropy: Arc::clone(entropy),
         ready: vitals::is_ready,

@@ -36,7 +36,7 @@ async fn register(api: Api, caller: Caller<()>, request: register::v3::Request) 
         free_user_id(&api, username).await?;
     }
     api.ask_registration(request.auth.as_ref()).await?;
-    api.limit_address(LimitClass::Registration, caller.context.ip)?;
+    api.limit_address(LimitClass::Registration, caller.context.ip).await?;
     let password = request.password.ok_or_else(|| ApiError::missing_param("a password is needed"))?;
     let username = request.username.unwrap_or_else(|| api.entropy.alphanumeric(12).to_lowercase());
     let user_id = free_user_id(&api, &username).await?;
@@ -55,7 +55,7 @@ async fn available(
     caller: Caller<()>,
     request: get_username_availability::v3::Request,
 ) -> Result<Reply, ApiError> {
-    api.limit_address(LimitClass::Other, caller.context.ip)?;
+    api.limit_address(LimitClass::Other, caller.context.ip).await?;
     free_user_id(&api, &request.username).await?;
     Reply::value(&json!({ "available": true }))
 }
@@ -66,7 +66,7 @@ async fn token_validity(
     caller: Caller<()>,
     request: check_registration_token_validity::v1::Request,
 ) -> Result<Reply, ApiError> {
-    api.limit_address(LimitClass::Registration, caller.context.ip)?;
+    api.limit_address(LimitClass::Registration, caller.context.ip).await?;
     let valid = api.registration.token.as_deref().is_some_and(|known| crate::uia::same(known, &request.token));
     Reply::value(&json!({ "valid": valid }))
 }

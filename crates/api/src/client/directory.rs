@@ -62,7 +62,7 @@ async fn filtered(
     caller: Caller<Session>,
     request: get_public_rooms_filtered::v3::Request,
 ) -> Result<Reply, ApiError> {
-    api.limit(LimitClass::Other, &caller.session.user_id)?;
+    api.limit(LimitClass::Other, &caller.session.user_id).await?;
     check_server(&api, request.server.as_deref())?;
     if matches!(request.room_network, RoomNetwork::ThirdParty(_)) {
         return Reply::value(&json!({ "chunk": [], "total_room_count_estimate": 0 }));

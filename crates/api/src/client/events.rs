@@ -26,7 +26,7 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
 
 async fn send(api: Api, caller: Caller<Session>, request: send_message_event::v3::Request) -> Result<Reply, ApiError> {
     let Session { user_id, device_id } = caller.session;
-    api.limit(LimitClass::Send, &user_id)?;
+    api.limit(LimitClass::Send, &user_id).await?;
     let content = request.body.json().get();
     let event_type = request.event_type.to_string();
     // A redaction sent as an event names its target in the content, as room versions from 11 on do.
@@ -45,7 +45,7 @@ async fn send(api: Api, caller: Caller<Session>, request: send_message_event::v3
 
 async fn redact(api: Api, caller: Caller<Session>, request: redact_event::v3::Request) -> Result<Reply, ApiError> {
     let Session { user_id, device_id } = caller.session;
-    api.limit(LimitClass::Send, &user_id)?;
+    api.limit(LimitClass::Send, &user_id).await?;
     let content = match &request.reason {
         Some(reason) => json!({ "reason": reason }).to_string(),
         None => "{}".to_owned(),

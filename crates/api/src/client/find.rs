@@ -125,7 +125,7 @@ struct Hit {
 /// order is asked for.
 async fn search(api: Api, caller: Caller<Session>, request: search_events::v3::Request) -> Result<Reply, ApiError> {
     let session = &caller.session;
-    api.limit(LimitClass::Other, &session.user_id)?;
+    api.limit(LimitClass::Other, &session.user_id).await?;
     let Some(criteria) = request.search_categories.room_events else {
         return Reply::value(&json!({ "search_categories": {} }));
     };
@@ -222,7 +222,7 @@ async fn context(
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3user_directorysearch>
 async fn people(api: Api, caller: Caller<Session>, request: search_users::v3::Request) -> Result<Reply, ApiError> {
-    api.limit(LimitClass::Other, &caller.session.user_id)?;
+    api.limit(LimitClass::Other, &caller.session.user_id).await?;
     let limit = usize::try_from(u64::from(request.limit)).unwrap_or(PEOPLE_MAX).clamp(1, PEOPLE_MAX);
     let term = request.search_term.to_lowercase();
     if term.len() > TERM_BYTES_MAX {

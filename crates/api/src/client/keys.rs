@@ -43,7 +43,7 @@ fn bytes(json: &str) -> Result<Bytes, ApiError> {
 
 async fn upload(api: Api, caller: Caller<Session>, request: upload_keys::v3::Request) -> Result<Reply, ApiError> {
     let Session { user_id, device_id } = caller.session;
-    api.limit(LimitClass::Other, &user_id)?;
+    api.limit(LimitClass::Other, &user_id).await?;
     if request.one_time_keys.len() + request.fallback_keys.len() > UPLOAD_MAX {
         return Err(ApiError::invalid_param(format!("at most {UPLOAD_MAX} keys in one upload")));
     }
@@ -90,7 +90,7 @@ fn check_device_keys(keys: &str, user_id: &UserId, device_id: &str) -> Result<()
 
 async fn query(api: Api, caller: Caller<Session>, request: get_keys::v3::Request) -> Result<Reply, ApiError> {
     let viewer = &caller.session.user_id;
-    api.limit(LimitClass::Other, viewer)?;
+    api.limit(LimitClass::Other, viewer).await?;
     if request.device_keys.len() > QUERY_MAX {
         return Err(ApiError::invalid_param(format!("at most {QUERY_MAX} users in one query")));
     }
@@ -123,7 +123,7 @@ async fn query(api: Api, caller: Caller<Session>, request: get_keys::v3::Request
 }
 
 async fn claim(api: Api, caller: Caller<Session>, request: claim_keys::v3::Request) -> Result<Reply, ApiError> {
-    api.limit(LimitClass::Other, &caller.session.user_id)?;
+    api.limit(LimitClass::Other, &caller.session.user_id).await?;
     let mut claimed = Map::new();
     let mut failures = Map::new();
     for (user_id, devices) in request.one_time_keys {

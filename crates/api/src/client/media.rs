@@ -63,7 +63,7 @@ fn place(api: &Api, exchange: &Exchange) -> Result<(OwnedServerName, String), Ap
 }
 
 async fn store(api: &Api, session: &Session, media_id: &str, exchange: Exchange) -> Result<(), ApiError> {
-    api.limit(LimitClass::Media, &session.user_id)?;
+    api.limit(LimitClass::Media, &session.user_id).await?;
     let header = |name| exchange.headers.get(name).and_then(|value| value.to_str().ok());
     let bytes_max = api.media.upload_bytes_max();
     let length = header(header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
@@ -86,7 +86,7 @@ async fn upload(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
 
 async fn create(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
     let session = session(&exchange)?;
-    api.limit(LimitClass::Media, &session.user_id)?;
+    api.limit(LimitClass::Media, &session.user_id).await?;
     let (media_id, end_ms) = api.media.reserve(&api.server_name, &session.user_id).await.map_err(refused)?;
     Reply::value(&json!({
         "content_uri": format!("mxc://{}/{media_id}", api.server_name),

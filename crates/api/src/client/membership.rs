@@ -72,7 +72,7 @@ impl Api {
 
     async fn join(&self, session: &Session, room_id: &RoomId, reason: Option<String>) -> Result<Reply, ApiError> {
         let user_id = &session.user_id;
-        self.limit(LimitClass::Join, user_id)?;
+        self.limit(LimitClass::Join, user_id).await?;
         let profile = self.users.member_profile(user_id).await?;
         self.change(room_id, user_id, user_id.clone(), MembershipAction::Join, reason, &profile).await?;
         Reply::value(&json!({ "room_id": room_id }))
@@ -102,7 +102,7 @@ async fn join_alias(
 
 async fn knock(api: Api, caller: Caller<Session>, request: knock_room::v3::Request) -> Result<Reply, ApiError> {
     let user_id = &caller.session.user_id;
-    api.limit(LimitClass::Join, user_id)?;
+    api.limit(LimitClass::Join, user_id).await?;
     let room_id = api.resolve(&request.room_id_or_alias).await?;
     let profile = api.users.member_profile(user_id).await?;
     api.change(&room_id, user_id, user_id.clone(), MembershipAction::Knock, request.reason, &profile).await?;
@@ -124,7 +124,7 @@ async fn forget(api: Api, caller: Caller<Session>, request: forget_room::v3::Req
 
 async fn invite(api: Api, caller: Caller<Session>, request: invite_user::v3::Request) -> Result<Reply, ApiError> {
     let sender = &caller.session.user_id;
-    api.limit(LimitClass::Invite, sender)?;
+    api.limit(LimitClass::Invite, sender).await?;
     let InvitationRecipient::UserId(invited) = request.recipient else {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "M_THREEPID_DENIED", "there is no identity server here"));
     };

@@ -54,7 +54,7 @@ impl Api {
 
 async fn receipt(api: Api, caller: Caller<Session>, request: create_receipt::v3::Request) -> Result<Reply, ApiError> {
     let user_id = &caller.session.user_id;
-    api.limit(LimitClass::Other, user_id)?;
+    api.limit(LimitClass::Other, user_id).await?;
     let thread_id = match &request.thread {
         ReceiptThread::Unthreaded => String::new(),
         ReceiptThread::Main => "main".to_owned(),
@@ -79,7 +79,7 @@ async fn read_markers(
     request: set_read_marker::v3::Request,
 ) -> Result<Reply, ApiError> {
     let (user_id, room_id) = (&caller.session.user_id, &request.room_id);
-    api.limit(LimitClass::Other, user_id)?;
+    api.limit(LimitClass::Other, user_id).await?;
     if let Some(event_id) = request.fully_read {
         api.fully_read(user_id, room_id, &event_id).await?;
     }
@@ -109,7 +109,7 @@ async fn typing(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
     let room_id = RoomId::parse(room_id.as_str()).map_err(|_| ApiError::invalid_param("not a room id"))?;
     let user_id = UserId::parse(user_id.as_str()).map_err(|_| ApiError::invalid_param("not a user id"))?;
     check_own(session, &user_id)?;
-    api.limit(LimitClass::Other, &user_id)?;
+    api.limit(LimitClass::Other, &user_id).await?;
     let Body::Whole(body) = &exchange.body else { return Err(ApiError::not_json()) };
     check_json(body)?;
     let state: Typing = serde_json::from_slice(body).map_err(|error| ApiError::bad_json(error.to_string()))?;

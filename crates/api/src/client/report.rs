@@ -16,7 +16,7 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidreporteventid>
 async fn event(api: Api, caller: Caller<Session>, request: report_content::v3::Request) -> Result<Reply, ApiError> {
     let user_id = &caller.session.user_id;
-    api.limit(LimitClass::Other, user_id)?;
+    api.limit(LimitClass::Other, user_id).await?;
     let missing = || ApiError::not_found("the room has no such event, or you are not in it");
     let view = api.history.viewpoint(&request.room_id, user_id).await?;
     let found = api.history.find(&request.room_id, &request.event_id).await?;

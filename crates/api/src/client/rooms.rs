@@ -28,7 +28,7 @@ pub(crate) fn mount(routes: &mut Routes<Api>) {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3createroom>
 async fn create(api: Api, caller: Caller<Session>, request: create_room::v3::Request) -> Result<Reply, ApiError> {
     let user_id = &caller.session.user_id;
-    api.limit(LimitClass::CreateRoom, user_id)?;
+    api.limit(LimitClass::CreateRoom, user_id).await?;
     if !request.invite_3pid.is_empty() {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "M_THREEPID_DENIED", "there is no identity server here"));
     }

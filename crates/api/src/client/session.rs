@@ -47,7 +47,7 @@ async fn login_types(
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login>
 async fn login(api: Api, caller: Caller<()>, request: login::v3::Request) -> Result<Reply, ApiError> {
-    api.limit_address(LimitClass::Login, caller.context.ip)?;
+    api.limit_address(LimitClass::Login, caller.context.ip).await?;
     let LoginInfo::Password(password) = request.login_info else {
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "only logins by password are taken"));
     };
@@ -60,7 +60,7 @@ async fn login(api: Api, caller: Caller<()>, request: login::v3::Request) -> Res
     };
     let wrong = || ApiError::forbidden("the user name or password is wrong");
     let user_id = api.local_user(&name)?;
-    api.limit(LimitClass::Login, &user_id)?;
+    api.limit(LimitClass::Login, &user_id).await?;
     let account = api.users.account(&user_id).await?;
     let deactivated = account.as_ref().is_some_and(|account| account.deactivated);
     if !api.is_password(&user_id, password.password).await? {
@@ -74,7 +74,7 @@ async fn login(api: Api, caller: Caller<()>, request: login::v3::Request) -> Res
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3refresh>
 async fn refresh(api: Api, caller: Caller<()>, request: refresh_token::v3::Request) -> Result<Reply, ApiError> {
-    api.limit_address(LimitClass::Other, caller.context.ip)?;
+    api.limit_address(LimitClass::Other, caller.context.ip).await?;
     let refresh_hash = token_hash(&request.refresh_token);
     let row = api.users.token(&refresh_hash).await?.filter(|row| row.refresh);
     let row = row.ok_or_else(|| ApiError::unknown_token(false))?;

@@ -135,7 +135,7 @@ fn is_order(order: &str) -> bool {
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv1roomsroomidhierarchy>
 async fn hierarchy(api: Api, caller: Caller<Session>, request: get_hierarchy::v1::Request) -> Result<Reply, ApiError> {
     let user_id = &caller.session.user_id;
-    api.limit(LimitClass::Other, user_id)?;
+    api.limit(LimitClass::Other, user_id).await?;
     let limit = request.limit.map_or(LIMIT_DEFAULT, |limit| usize::try_from(u64::from(limit)).unwrap_or(LIMIT_MAX));
     let limit = limit.clamp(1, LIMIT_MAX);
     let depth_max = request.max_depth.map_or(DEPTH_MAX, u64::from).min(DEPTH_MAX);

@@ -153,7 +153,7 @@ fn content(placed: &Placed) -> Result<Box<RawValue>, ApiError> {
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixclientv3roomsroomidstateeventtypestatekey>
 async fn put(api: Api, caller: Caller<Session>, request: send_state_event::v3::Request) -> Result<Reply, ApiError> {
-    api.limit(LimitClass::Send, &caller.session.user_id)?;
+    api.limit(LimitClass::Send, &caller.session.user_id).await?;
     let event_type = request.event_type.to_string();
     if event_type == "m.room.member" {
         return put_member(&api, &caller.session, &request).await;

@@ -20,7 +20,7 @@ async fn send(
     request: send_event_to_device::v3::Request,
 ) -> Result<Reply, ApiError> {
     let Session { user_id: sender, device_id } = caller.session;
-    api.limit(LimitClass::Send, &sender)?;
+    api.limit(LimitClass::Send, &sender).await?;
     if request.messages.len() > RECEIVERS_MAX {
         return Err(ApiError::invalid_param(format!("at most {RECEIVERS_MAX} receivers in one request")));
     }

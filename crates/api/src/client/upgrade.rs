@@ -44,7 +44,7 @@ struct Old {
 /// <https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3roomsroomidupgrade>
 async fn upgrade(api: Api, caller: Caller<Session>, request: upgrade_room::v3::Request) -> Result<Reply, ApiError> {
     let (user_id, room_id) = (&caller.session.user_id, &request.room_id);
-    api.limit(LimitClass::CreateRoom, user_id)?;
+    api.limit(LimitClass::CreateRoom, user_id).await?;
     let version = room_version(request.new_version.as_str()).ok_or_else(|| {
         ApiError::new(StatusCode::BAD_REQUEST, "M_UNSUPPORTED_ROOM_VERSION", "this room version is not supported")
     })?;
