@@ -105,7 +105,8 @@ impl LogReader {
             // A bucket is announced before anything stands in it: if there is no newer one now, all there was when this read
             // began is in those that are known.
             let (rows, newer) =
-                futures::future::join(self.read_buckets(log, range, &starts), self.has_newer(&log.entity, &starts)).await;
+                futures::future::join(self.read_buckets(log, range, &starts), self.has_newer(&log.entity, &starts))
+                    .await;
             if !newer? {
                 return rows;
             }

@@ -65,7 +65,7 @@ struct Stage {
     world: World,
     store: ModelStore,
     clock: SimClock,
-    entropy: std::sync::Arc<SimEntropy>,
+    entropy: Arc<SimEntropy>,
 }
 
 impl Stage {
@@ -75,7 +75,8 @@ impl Stage {
         let store = ModelStore::new(seed, seed.is_multiple_of(2));
         let node = SimNode::start(&store, &clock, &entropy, Planted::Nothing).await;
         let rng = RefCell::new(StdRng::seed_from_u64(seed));
-        let world = World { node: watch::Sender::new(Some(Rc::new(node))), rng, seen: RefCell::default() };
+        let quiet = watch::Sender::new(false);
+        let world = World { node: watch::Sender::new(Some(Rc::new(node))), quiet, rng, seen: RefCell::default() };
         Self { world, store, clock, entropy }
     }
 
