@@ -25,6 +25,8 @@ const TO_DEVICE: &str = "message to a device";
 const KEYS: u64 = 10;
 /// Uploads until they are claimed: devices keep some fifty keys on the server, and servers refuse many more.
 const UPLOADS: u64 = 5;
+/// Messages to a device in one phase, of which there are three before it reads: servers bound what may wait for it.
+const MESSAGES_MAX: u64 = 1500;
 /// Operations at a time.
 const IN_FLIGHT: usize = 8;
 /// Claims until a device must have no key left.
@@ -73,7 +75,10 @@ impl Scenario for E2ee {
                 let claim = claims(&world.server, &sender, &receiver);
                 in_turns(&pids, plan, &upload, &claim, case.series == UPLOAD).await
             }
-            _ => self.to_device(world, &sender, &receiver, plan, round).await,
+            _ => {
+                let plan = Plan { requests_max: plan.requests_max.min(MESSAGES_MAX), ..plan.clone() };
+                self.to_device(world, &sender, &receiver, &plan, round).await
+            }
         }
     }
 }
