@@ -1,7 +1,7 @@
 //! The entities of one kind on a node: who is live, and how to reach it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -230,16 +230,17 @@ impl<E: Entity> Entities<E> {
 
     /// Lets every actor of a shard finish what is under way, and stops it.
     pub async fn drain(&self, shard: ShardId) {
-        let mut addresses = Vec::new();
+        // In an order of its own, so that the same seed of a simulation takes the same way.
+        let mut addresses = BTreeMap::new();
         let shard_count = self.inner.env.shard_count();
         self.lock().retain(|id, live| {
             let stays = id.shard(shard_count) != shard;
             if !stays {
-                addresses.push(live.address.clone());
+                addresses.insert(id.clone(), live.address.clone());
             }
             stays
         });
-        let drains = addresses.into_iter().map(|address| async move {
+        let drains = addresses.into_values().map(|address| async move {
             let (sender, receiver) = oneshot::channel();
             address.do_send(Drain(sender));
             // An error says that it has gone already.

@@ -231,6 +231,9 @@ impl Writer {
         let mut tries = 1;
         while let Err(StoreError::Unknown(why)) = &outcome {
             let why = why.clone();
+            if self.env.planted() == Planted::TakeUnknownForFailed {
+                return Err(StoreError::Unavailable(why));
+            }
             tries += 1;
             if tries > TRIES_MAX {
                 return Err(StoreError::Unknown(why));

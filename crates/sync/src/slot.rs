@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use cofactor_types::Position;
+use cofactor_types::{Position, SyncToken};
 use cofactor_wire::user::{KeyCounts, RoomEntry};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use tokio::sync::{Notify, OnceCell};
@@ -39,6 +39,8 @@ pub(crate) struct View {
     pub(crate) key_counts: BTreeMap<OwnedDeviceId, KeyCounts>,
     /// Up to where to-device messages were acknowledged since this slot was built.
     pub(crate) acknowledged: BTreeMap<OwnedDeviceId, Position>,
+    /// Tokens that were handed out, for a planted bug that trusts them.
+    pub(crate) served: BTreeMap<OwnedDeviceId, SyncToken>,
 }
 
 impl Slot {
