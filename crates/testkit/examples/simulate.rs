@@ -52,7 +52,10 @@ struct Args {
 }
 
 fn main() -> io::Result<()> {
-    tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
     let args = Args::parse();
     let planted = match args.planted {
         Bug::Nothing => Planted::Nothing,

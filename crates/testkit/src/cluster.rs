@@ -117,7 +117,8 @@ async fn simulate(seed: u64, planted: Planted) -> Outcome {
     let (world, witness) = found(seed, planted, MACHINES - 1).await;
     let people = ["alice", "bob", "carol"].map(user);
     let rooms = people::prepare(&world, &people, ROOMS).await;
-    let chains: Vec<_> = people.iter().map(|one| actix_rt::spawn(people::follow(Rc::clone(&world), one.clone()))).collect();
+    let chains: Vec<_> =
+        people.iter().map(|one| actix_rt::spawn(people::follow(Rc::clone(&world), one.clone()))).collect();
     trouble::begin(&world);
     let mut tasks = Vec::new();
     for person in &people {

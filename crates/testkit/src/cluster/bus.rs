@@ -152,7 +152,9 @@ impl Hub {
         state.ports.remove(&me);
         state.links.retain(|(from, to), _| *from != me && *to != me);
         if goodbye {
-            state.ports.values_mut().for_each(|port| drop(port.heard.remove(&me)));
+            state.ports.values_mut().for_each(|port| {
+                port.heard.remove(&me);
+            });
         }
     }
 

@@ -65,8 +65,7 @@ struct Journey {
 impl Network {
     pub(super) fn new(seed: u64) -> Arc<Self> {
         let rng = StdRng::seed_from_u64(seed ^ 0x6e65_7477);
-        let state =
-            State { rng, faults: NetworkFaults::default(), peers: BTreeMap::new(), cuts: BTreeSet::new() };
+        let state = State { rng, faults: NetworkFaults::default(), peers: BTreeMap::new(), cuts: BTreeSet::new() };
         Arc::new(Self { state: Mutex::new(state) })
     }
 

@@ -49,7 +49,9 @@ pub(super) async fn prepare(world: &World, people: &[OwnedUserId], rooms: usize)
             UserCommand::Login { device_id: phone().to_owned(), display_name: None, tokens },
         ] {
             let person = person.clone();
-            world.insist("setup", async move |node: Rc<ClusterNode>| node.core.users.ask(&person, command.clone()).await).await;
+            world
+                .insist("setup", async move |node: Rc<ClusterNode>| node.core.users.ask(&person, command.clone()).await)
+                .await;
         }
     }
     let mut made = Vec::new();

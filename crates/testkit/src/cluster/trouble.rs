@@ -80,8 +80,6 @@ pub(super) fn end(world: &World) {
     }
 }
 
-
-
 /// Starts what is to run on a machine and does not, for as long as the future is polled.
 pub(super) async fn supervise(world: Rc<World>, index: usize) {
     let machine = &world.machines[index];
@@ -159,7 +157,8 @@ async fn one(world: &World) {
             machine.is_kept.set(true);
         }
         (10, Some(node)) => {
-            node.connection.cut([Cut::Refused, Cut::Requests, Cut::Answers][usize::try_from(world.up_to(2)).unwrap_or(0)]);
+            node.connection
+                .cut([Cut::Refused, Cut::Requests, Cut::Answers][usize::try_from(world.up_to(2)).unwrap_or(0)]);
             tokio::time::sleep(lasts).await;
             node.connection.cut(Cut::Whole);
         }
