@@ -159,7 +159,9 @@ impl Writer {
         let also = if spans { std::mem::take(&mut effects) } else { Vec::new() };
         self.append_rows(group.last, group.rows, also, false).await?;
         if !effects.is_empty() {
-            self.apply(effects, group.last).await?;
+            // The append stands, whatever becomes of its effects.
+            let applied = self.apply(effects, group.last).await;
+            applied.map_err(|error| StoreError::Unknown(error.to_string()))?;
         }
         Ok(())
     }
@@ -229,7 +231,9 @@ impl Writer {
         };
         let mut outcome = self.env.store().append(append.clone()).await;
         let mut tries = 1;
+        let mut in_doubt = false;
         while let Err(StoreError::Unknown(why)) = &outcome {
+            in_doubt = true;
             let why = why.clone();
             if self.env.planted() == Planted::TakeUnknownForFailed {
                 return Err(StoreError::Unavailable(why));
@@ -240,7 +244,8 @@ impl Writer {
             }
             outcome = self.resolve(&append).await;
         }
-        outcome?;
+        // What became of a later try does not say that the first was not there, before another writer came, or will not be.
+        outcome.map_err(|error| if in_doubt { StoreError::Unknown(error.to_string()) } else { error })?;
         self.fence = Some(fence);
         Ok(())
     }

@@ -35,6 +35,9 @@ const SLOT_IDLE_US: u64 = 120_000_000;
 /// How long a token that is ahead of this service is waited for.
 const AHEAD_MAX: Duration = Duration::from_secs(2);
 
+/// How far positions may be ahead of this machine's clock, in microseconds: clocks differ, and successors begin above leases.
+const FUTURE_MAX_US: u64 = 600_000_000;
+
 /// The longest that a request waits, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
@@ -193,9 +196,13 @@ impl Inner {
         self.hub().typing.get(room_id).cloned()
     }
 
-    /// Waits until this service has heard what the token's maker had heard; a token that is ahead of everything is refused.
+    /// Waits until this service has heard what the token's maker had heard; one that nobody can have made is refused.
     async fn catch_up(&self, since: Option<&SyncToken>) -> Result<(), Fault> {
         let base = since.map_or(Position::ZERO, SyncToken::base);
+        // Positions are times, roughly: nobody has been where this token says that it comes from.
+        if base.0 > self.clock.now_us().saturating_add(FUTURE_MAX_US) {
+            return Err(Fault::invalid("the since token is ahead of this server"));
+        }
         let timeout = tokio::time::sleep(AHEAD_MAX);
         tokio::pin!(timeout);
         // Until the first heartbeat nothing is known of where things are.
@@ -209,11 +216,11 @@ impl Inner {
             tokio::select! {
                 () = heard => {}
                 () = &mut timeout => {
-                    return Err(if self.closed() == Position::ZERO {
-                        Fault::unavailable("not every part of the cluster has been heard of yet; try again")
-                    } else {
-                        Fault::invalid("the since token is ahead of this server")
-                    });
+                    // Not the client's fault: a token of the cluster may be ahead of a node that hears little of it.
+                    return Err(Fault::unavailable(match self.closed() {
+                        Position::ZERO => "not every part of the cluster has been heard of yet; try again",
+                        _ => "this node has not heard of what the since token says was delivered; try again",
+                    }));
                 }
             }
         }

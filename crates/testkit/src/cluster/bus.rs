@@ -152,9 +152,9 @@ impl Hub {
         state.ports.remove(&me);
         state.links.retain(|(from, to), _| *from != me && *to != me);
         if goodbye {
-            state.ports.values_mut().for_each(|port| {
+            for port in state.ports.values_mut() {
                 port.heard.remove(&me);
-            });
+            }
         }
     }
 

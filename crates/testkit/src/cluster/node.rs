@@ -93,6 +93,12 @@ impl ClusterNode {
         };
         ground.network.listen(address, core.server(), life.clone());
         let (leave, left) = oneshot::channel();
+        // What a dead process left in memory is not told of its death.
+        let kept = shutdown.clone();
+        actix_rt::spawn(async move {
+            let _kept = kept;
+            std::future::pending::<()>().await;
+        });
         let background = actix_rt::spawn(live(core.run(), keeper, left, life.clone()));
         let (ground, leave) = (Arc::clone(ground), RefCell::new(Some(leave)));
         Some(Self { core, life, connection, ground, number, background, shutdown, leave })
