@@ -144,8 +144,8 @@ fn clients(root: &Path) -> Result<()> {
     succeed(Command::new(root.join("scripts/clients")).arg(server(root)).current_dir(root))
 }
 
-/// Runs the real clients against a whole cluster of the built server, and then chaos, on the same services: they take longer
-/// to start than the faults. The script stops it whatever happens, and prints the ends of its logs if a client fails.
+/// Runs the real clients against a whole cluster of the built server. The script stops it whatever happens, and prints the
+/// ends of its logs if a client fails.
 fn cluster(root: &Path) -> Result<()> {
     succeed(Command::new(root.join("scripts/clients")).arg("--cluster").arg(server(root)).current_dir(root))
 }
