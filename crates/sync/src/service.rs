@@ -234,7 +234,7 @@ impl Inner {
             missed.clear();
         }
         let closed = hub.ear.closed();
-        hub.highest = hub.highest.max(closed);
+        hub.highest = hub.highest.max(closed).max(heartbeat.closed);
         for shard in missed {
             hub.spoil_shard(shard, self.options.shard_count);
         }
@@ -317,7 +317,8 @@ impl Inner {
             slot.spoil();
             return Ok(());
         }
-        let from = hub.highest.max(self.closed());
+        // Above every token: what was missed may be newer than anything heard.
+        let from = hub.highest.max(self.closed()).next();
         let mut view = slot.view();
         for row in counts {
             let counts: KeyCounts = record::decode(&row.value)?;
