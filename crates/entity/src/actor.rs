@@ -29,6 +29,9 @@ const GROUP_BYTES_MAX: usize = 256 << 10;
 /// An append takes no more than about this many rows and effects.
 const GROUP_ROWS_MAX: usize = 500;
 
+/// When a timer comes again that came while the node had no lease.
+const TICK_AGAIN: Duration = Duration::from_millis(500);
+
 /// How often a message to another entity is tried before it is left to the next activation.
 const DELIVERY_TRIES_MAX: u32 = 6;
 
@@ -184,6 +187,11 @@ impl<E: Entity> EntityActor<E> {
             let _ = reply.send(Answer::Returned(command));
             return;
         };
+        if !self.env.positions().has_room() {
+            let fault = Fault::unavailable("this node's lease has ended; it must renew it before it can act");
+            let _ = reply.send(Answer::Reply(Err(fault)));
+            return;
+        }
         let change = Change::default();
         let mut cx = Cx { env: &self.env, id: &self.id, change, overlay: &ready.overlay, fetched, tick: None };
         let decision = ready.state.decide(command, &mut cx);
@@ -401,6 +409,9 @@ impl<E: Entity> EntityActor<E> {
         }
         self.timer = Some(ctx.run_later(after, |actor, ctx| {
             actor.timer = None;
+            if !actor.env.positions().has_room() {
+                return actor.tick_in(TICK_AGAIN, ctx);
+            }
             let Phase::Ready(ready) = &mut actor.phase else { return };
             let (change, fetched) = (Change::default(), Fetched::default());
             let mut cx = Cx { env: &actor.env, id: &actor.id, change, overlay: &ready.overlay, fetched, tick: None };

@@ -12,7 +12,7 @@ use std::{
 use actix::{Actor, Addr};
 use actix_rt::ArbiterHandle;
 use bytes::Bytes;
-use cofactor_types::{EntityId, ErrorClass, Fault, ShardId, limits};
+use cofactor_types::{EntityId, Epoch, ErrorClass, Fault, ShardId, limits};
 use cofactor_wire::{self as wire, node::Target};
 use futures::future::join_all;
 use tokio::sync::oneshot;
@@ -90,6 +90,8 @@ impl Slot {
 
 struct Live<E: Entity> {
     slot: Arc<Slot>,
+    /// The epoch in which it was activated: what it knows of another one is not what stands.
+    epoch: Option<Epoch>,
     address: Addr<EntityActor<E>>,
 }
 
@@ -250,8 +252,12 @@ impl<E: Entity> Entities<E> {
     }
 
     fn live(&self, id: &EntityId) -> (Arc<Slot>, Addr<EntityActor<E>>) {
+        let epoch = self.inner.env.ownership().epoch(self.inner.env.shard(id));
         let mut all = self.lock();
-        if let Some(live) = all.get(id).filter(|live| !live.slot.is_closed() && live.address.connected()) {
+        let is_current = |live: &&Live<E>| {
+            !live.slot.is_closed() && live.address.connected() && (live.epoch == epoch || epoch.is_none())
+        };
+        if let Some(live) = all.get(id).filter(is_current) {
             return (Arc::clone(&live.slot), live.address.clone());
         }
         // Those who have gone are swept when the table would grow otherwise.
@@ -267,7 +273,7 @@ impl<E: Entity> Entities<E> {
             Some(thread) => EntityActor::start_in_arbiter(thread, move |_| make()),
             None => make().start(),
         };
-        all.insert(id.clone(), Live { slot: Arc::clone(&slot), address: address.clone() });
+        all.insert(id.clone(), Live { slot: Arc::clone(&slot), epoch, address: address.clone() });
         (slot, address)
     }
 

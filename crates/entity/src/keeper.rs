@@ -117,9 +117,11 @@ impl Keeper {
         self.pulse.beat().await?;
         self.shards.look().await?;
         tokio::select! {
-            error = self.pulse.run() => Err(error),
-            () = self.shards.settle(None, false) => Ok(()),
+            error = self.pulse.run() => return Err(error),
+            () = self.shards.settle(None, false) => {}
         }
+        // Whose place this node takes may have had positions up to now and further: the lease must reach beyond them.
+        self.pulse.beat().await
     }
 
     /// Keeps the lease and the shards until another node has ended the lease. Shards may take their time to move; the lease

@@ -35,8 +35,8 @@ const SLOT_IDLE_US: u64 = 120_000_000;
 /// How long a token that is ahead of this service is waited for.
 const AHEAD_MAX: Duration = Duration::from_secs(2);
 
-/// How far positions may be ahead of this machine's clock, in microseconds: clocks differ, and successors begin above leases.
-const FUTURE_MAX_US: u64 = 600_000_000;
+/// How far positions may be ahead of this machine's clock, in microseconds: clocks differ and jump, and successors begin above leases.
+const FUTURE_MAX_US: u64 = 24 * 3_600 * 1_000_000;
 
 /// The longest that a request waits, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);

@@ -11,8 +11,6 @@ mod network;
 mod node;
 mod people;
 mod seen;
-#[cfg(test)]
-mod stories;
 mod trouble;
 mod witness;
 mod world;

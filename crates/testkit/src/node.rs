@@ -142,9 +142,14 @@ impl SimNode {
         .ok()?;
         let run = core.run();
         let background = actix_rt::spawn(async move {
+            let keep = async {
+                // What fails at the beginning is tried again by what follows.
+                let _ = keeper.begin().await;
+                keeper.run().await
+            };
             tokio::select! {
                 () = run => {}
-                _ = keeper.run() => {}
+                _ = keep => {}
             }
         });
         Some(Self { core, life, background, _shutdown: shutdown })

@@ -102,7 +102,8 @@ pub(super) async fn speak(world: Rc<World>, person: OwnedUserId, rooms: Vec<Owne
         let body = format!("{} {number}", person.localpart());
         number += 1;
         say(&world, &person, room_id, &body).await;
-        if world.up_to(9) == 0 {
+        let is_acked = world.seen.borrow().said[room_id].last().is_some_and(|said| said.acked_ms.is_some());
+        if is_acked && world.up_to(9) == 0 {
             say(&world, &person, room_id, &body).await;
         }
     }
