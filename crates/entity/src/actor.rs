@@ -11,7 +11,7 @@ use actix::{
 };
 use bytes::Bytes;
 use cofactor_store::{Durability, Key, LogKey, Mutation, Scan, StoreError, key, record, tables};
-use cofactor_types::{EntityId, ErrorClass, Fault, Position, limits};
+use cofactor_types::{EntityId, Fault, Position, limits};
 use futures::future::join_all;
 use tokio::sync::oneshot;
 
@@ -21,6 +21,7 @@ use crate::{
     entities::Slot,
     log::{Group, Message as Outgoing, Writer},
     publisher::Notice,
+    route::not_owner,
 };
 
 /// An append takes no more than about this many bytes; what waits beyond it goes into the next.
@@ -532,7 +533,6 @@ async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>, mut fetched: Fetc
 
 /// Opens the log, finds unsent messages, and builds the state.
 async fn activate<E: Entity>(env: Env, config: E::Config, id: EntityId) -> Result<Activated<E>, Fault> {
-    let not_owner = || Fault::new(ErrorClass::NotOwner, "M_UNKNOWN", "this node does not own the entity");
     let epoch = env.ownership().epoch(env.shard(&id)).ok_or_else(not_owner)?;
     let (writer, last) = Writer::open(env.clone(), id.clone(), epoch).await?;
     let prefix = key![id.kind().as_str(), &id];

@@ -38,6 +38,9 @@ const AHEAD_MAX: Duration = Duration::from_secs(2);
 /// How far positions may be ahead of this machine's clock, in microseconds: clocks differ and jump, and successors begin above leases.
 const FUTURE_MAX_US: u64 = 24 * 3_600 * 1_000_000;
 
+/// Rooms whose typing is remembered before those are forgotten where nobody types and nobody listens.
+const TYPING_ROOMS_MAX: usize = 10_000;
+
 /// The longest that a request waits, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
@@ -235,9 +238,7 @@ impl Inner {
         }
         let closed = hub.ear.closed();
         hub.highest = hub.highest.max(closed).max(heartbeat.closed);
-        for shard in missed {
-            hub.spoil_shard(shard, self.options.shard_count);
-        }
+        hub.spoil_shards(&missed.into_iter().collect(), self.options.shard_count);
         drop(hub);
         self.closed.fetch_max(closed.0, Ordering::AcqRel);
         self.heard.notify_waiters();
@@ -267,7 +268,7 @@ impl Inner {
             EntityKind::Destination => {}
         }
         if heard == Heard::AfterGap && self.options.planted != Planted::IgnoreBusGaps {
-            hub.spoil_shard(record.shard, self.options.shard_count);
+            hub.spoil_shards(&BTreeSet::from([record.shard]), self.options.shard_count);
         }
     }
 
@@ -344,24 +345,28 @@ impl Inner {
 }
 
 impl Hub {
-    /// Something of this shard was missed: whoever has to do with it is to be built again.
-    fn spoil_shard(&mut self, shard: ShardId, shard_count: u32) {
-        let rooms = self.by_room.keys().filter(|room_id| EntityId::room(room_id).shard(shard_count) == shard);
-        let rooms: Vec<OwnedRoomId> = rooms.cloned().collect();
-        let users = self.slots.keys().filter(|user_id| EntityId::user(user_id).shard(shard_count) == shard);
-        let mut users: BTreeSet<OwnedUserId> = users.cloned().collect();
-        for room_id in rooms {
-            users.extend(self.by_room.get(&room_id).into_iter().flat_map(|users| users.keys().cloned()));
+    /// Something of these shards was missed: whoever has to do with them is to be built again. One pass over what is here,
+    /// however many shards changed hands.
+    fn spoil_shards(&mut self, shards: &BTreeSet<ShardId>, shard_count: u32) {
+        if shards.is_empty() {
+            return;
         }
-        self.typing.retain(|room_id, _| EntityId::room(room_id).shard(shard_count) != shard);
-        for user_id in users {
-            if let Some(slot) = self.slots.remove(&user_id) {
-                self.by_room.retain(|_, users| {
-                    users.remove(&user_id);
-                    !users.is_empty()
-                });
-                slot.spoil();
-            }
+        let is_room = |room_id: &OwnedRoomId| shards.contains(&EntityId::room(room_id).shard(shard_count));
+        let is_user = |user_id: &&OwnedUserId| shards.contains(&EntityId::user(user_id).shard(shard_count));
+        let mut users: BTreeSet<OwnedUserId> = self.slots.keys().filter(is_user).cloned().collect();
+        for (_, watchers) in self.by_room.iter().filter(|(room_id, _)| is_room(room_id)) {
+            users.extend(watchers.keys().cloned());
+        }
+        self.typing.retain(|room_id, _| !is_room(room_id));
+        if users.is_empty() {
+            return;
+        }
+        self.by_room.retain(|_, watchers| {
+            watchers.retain(|user_id, _| !users.contains(user_id));
+            !watchers.is_empty()
+        });
+        for slot in users.iter().filter_map(|user_id| self.slots.remove(user_id)) {
+            slot.spoil();
         }
     }
 
@@ -383,6 +388,10 @@ impl Hub {
         if record.class == room::class::TYPING
             && let Ok(typing) = cofactor_wire::decode::<Typing>(&record.payload)
         {
+            if self.typing.len() >= TYPING_ROOMS_MAX {
+                let by_room = &self.by_room;
+                self.typing.retain(|room_id, (_, typing)| !typing.user_ids.is_empty() || by_room.contains_key(room_id));
+            }
             self.typing.insert(room_id.clone(), (record.position, typing));
         }
         for slot in self.by_room.get(&room_id).into_iter().flat_map(BTreeMap::values) {
