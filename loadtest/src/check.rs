@@ -94,8 +94,21 @@ impl Ledger {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The id under which an event was acknowledged.
+    #[must_use]
+    pub fn event_id(&self, number: u64) -> Option<String> {
+        Some(self.entries().get(&number)?.acknowledged.as_ref()?.1.clone())
+    }
+
+    /// What was sent, by number.
+    #[must_use]
+    pub fn sent(&self) -> BTreeMap<u64, Sent> {
+        self.entries().clone()
+    }
+
     /// The number of an event of this measurement.
-    fn number(&self, event: &Value) -> Option<u64> {
+    #[must_use]
+    pub fn number(&self, event: &Value) -> Option<u64> {
         let mut words = event["content"]["body"].as_str()?.split(' ');
         if words.next()? != self.mark { None } else { words.next()?.parse().ok() }
     }

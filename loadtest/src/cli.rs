@@ -88,6 +88,30 @@ struct Size {
     /// Operations at a time.
     #[arg(long, value_delimiter = ',', default_value = "1,10,64")]
     in_flight: Vec<usize>,
+    /// Members that wait for one event (wake).
+    #[arg(long, value_delimiter = ',', default_value = "10,100,500")]
+    waiters: Vec<u64>,
+    /// Syncs that are held while nothing happens (idle).
+    #[arg(long, value_delimiter = ',', default_value = "100,1000")]
+    polls: Vec<u64>,
+    /// Rooms in which something happened since the last sync (incremental).
+    #[arg(long, value_delimiter = ',', default_value = "1,10,100")]
+    changed: Vec<u64>,
+    /// Pages of 50 events, counted from the newest (history).
+    #[arg(long, value_delimiter = ',', default_value = "1,10,100")]
+    pages: Vec<u64>,
+    /// Logins each second beside sends (login-storm).
+    #[arg(long, value_delimiter = ',', default_value = "0,50,500")]
+    logins: Vec<u64>,
+    /// Devices (mixed-day, soak).
+    #[arg(long, value_delimiter = ',', default_value = "100,1000")]
+    devices: Vec<u64>,
+    /// Sizes of uploads and downloads in bytes (media).
+    #[arg(long, value_delimiter = ',', default_value = "1000,100000,1000000")]
+    media: Vec<u64>,
+    /// How long the soak takes, in seconds.
+    #[arg(long, default_value_t = 600.0)]
+    soak_seconds: f64,
     /// How often each case is measured; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
@@ -194,7 +218,7 @@ async fn measure(options: Run) -> Result<Verdict> {
     }
     let context = Context { plan: plan(size, run_name)?, progress: Progress::on_stderr() };
     let mut report = run(&mut worlds, &scenarios, Some(Floor::measure(PROBE)?), &context).await?;
-    report.notes = notes(&options, &worlds);
+    report.notes.splice(0..0, notes(&options, &worlds));
     if let Some(path) = &options.html {
         std::fs::write(path, page::render(&report)).with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -246,13 +270,22 @@ fn targets(options: &Run) -> Result<Vec<Target>> {
 }
 
 fn plan(size: &Size, run: String) -> Result<Plan> {
-    if size.rounds == 0 || size.members.contains(&0) || size.in_flight.contains(&0) {
-        bail!("--rounds, --members and --in-flight begin at 1");
+    let sizes = [&size.members, &size.rooms, &size.waiters, &size.polls, &size.pages, &size.devices, &size.media];
+    if size.rounds == 0 || size.in_flight.contains(&0) || sizes.iter().any(|sizes| sizes.contains(&0)) {
+        bail!("--rounds and all sizes but --changed and --logins begin at 1");
     }
     Ok(Plan {
         members: size.members.clone(),
         rooms: size.rooms.clone(),
         in_flight: size.in_flight.clone(),
+        waiters: size.waiters.clone(),
+        polls: size.polls.clone(),
+        changed: size.changed.clone(),
+        pages: size.pages.clone(),
+        logins: size.logins.clone(),
+        devices: size.devices.clone(),
+        media: size.media.clone(),
+        soak: duration(size.soak_seconds)?,
         rounds: size.rounds,
         time: duration(size.seconds)?,
         warm_up: duration(size.warm_up)?,

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::check::Patience;
 use crate::launch::Launched;
 use crate::probes::Floor;
 use crate::progress::Progress;
@@ -28,19 +27,17 @@ fn plan() -> Plan {
         members: vec![1, 10, 100, 1000],
         rooms: vec![10, 100, 1000],
         in_flight: vec![10],
+        // What changed must be sent, so the cost of such a sync grows by right.
+        changed: Vec::new(),
         rounds: 5,
         time: Duration::from_millis(700),
         warm_up: Duration::from_millis(150),
         requests_max: 4000,
         open: false,
-        open_load: 0.0,
-        open_rate_max: 0.0,
-        open_in_flight_max: 0,
         check_members: 4,
         check_deliveries_max: 50_000,
-        patience: Patience::default(),
-        seed: 1,
         run: "gate".to_owned(),
+        ..Plan::default()
     }
 }
 
@@ -61,7 +58,7 @@ pub async fn measure(binary: &Path, progress: Progress) -> Result<Report> {
 /// What a report has against a server; empty if its costs do not grow.
 #[must_use]
 pub fn complaints(report: &Report) -> Vec<String> {
-    let mut complaints: Vec<String> = Vec::new();
+    let mut complaints = report.failures.clone();
     if report.laws.is_empty() {
         complaints.push("no cost was measured".to_owned());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
 use crate::check::Findings;
@@ -133,6 +133,8 @@ pub struct Report {
     pub rows: Vec<Row>,
     /// How costs grow.
     pub laws: Vec<Law>,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
     /// What a reader must know: targets, options, limits.
     pub notes: Vec<String>,
 }
@@ -141,14 +143,15 @@ impl Report {
     /// Whether every server did what it was measured for.
     #[must_use]
     pub fn valid(&self) -> bool {
-        self.rows.iter().all(|row| row.invalid.is_none())
+        self.failures.is_empty() && self.rows.iter().all(|row| row.invalid.is_none())
     }
 }
 
-/// Measures every case of the scenarios on every world, in rounds in which the worlds take turns.
+/// Measures every case of the scenarios on every world, in rounds in which the worlds take turns. A scenario that
+/// cannot be measured stands in the report with the reason, and the others go on.
 ///
 /// # Errors
-/// When a world cannot be prepared or measured.
+/// When nothing at all could be measured.
 pub async fn run(
     worlds: &mut [World],
     scenarios: &[&Known],
@@ -157,37 +160,52 @@ pub async fn run(
 ) -> Result<Report> {
     let mut report = Report { floor, ..Report::default() };
     for known in scenarios {
-        let mut runs: Vec<(&mut World, Box<dyn Scenario>)> =
-            worlds.iter_mut().map(|world| (world, (known.make)())).collect();
-        let cases = (known.make)().cases(&context.plan);
-        for (world, scenario) in &mut runs {
-            for case in &cases {
-                let prepared = scenario.prepare(world, case, context).await;
-                prepared.with_context(|| format!("preparing {} with {} {}", case.series, case.size, case.variable))?;
-            }
+        if let Err(error) = one(worlds, known, context, &mut report).await {
+            context.progress.say(&format!("{}: {error:#}", known.name));
+            report.failures.push(format!("{}: {error:#}", known.name));
         }
-        let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); runs.len() * cases.len()];
-        let parts = samples.len() * context.plan.rounds as usize;
-        let step = context.progress.step(&format!("measuring {}", known.name), parts);
-        for round in 0..context.plan.rounds {
-            for (at, case) in cases.iter().enumerate() {
-                for (which, (world, scenario)) in runs.iter_mut().enumerate() {
-                    let measured = scenario.measure(world, case, context, round).await;
-                    let what =
-                        || format!("{}: {} with {} {}", world.target.name, case.series, case.size, case.variable);
-                    samples[which * cases.len() + at].push(measured.with_context(what)?);
-                    step.tick();
-                }
-            }
-        }
-        drop(step);
-        for ((which, samples), at) in samples.iter().enumerate().map(|(i, s)| ((i / cases.len(), s), i % cases.len())) {
-            let target = runs[which].0.target.name.clone();
-            report.rows.push(row(target, known.name, &cases[at], samples, floor.as_ref()));
-        }
+    }
+    if let (true, Some(failure)) = (report.rows.is_empty(), report.failures.first()) {
+        bail!("{failure}");
     }
     report.laws = laws(&report.rows);
     Ok(report)
+}
+
+async fn one(worlds: &mut [World], known: &Known, context: &Context, report: &mut Report) -> Result<()> {
+    let mut runs: Vec<(&mut World, Box<dyn Scenario>)> = Vec::new();
+    for world in worlds.iter_mut() {
+        let scenario = (known.make)();
+        match scenario.lacks(world).await? {
+            Some(why) => report.notes.push(format!("{}: {} was not measured: {why}", world.target.name, known.name)),
+            None => runs.push((world, scenario)),
+        }
+    }
+    let cases = (known.make)().cases(&context.plan);
+    for (world, scenario) in &mut runs {
+        for case in &cases {
+            let prepared = scenario.prepare(world, case, context).await;
+            prepared.with_context(|| format!("preparing {} with {} {}", case.series, case.size, case.variable))?;
+        }
+    }
+    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); runs.len() * cases.len()];
+    let parts = samples.len() * context.plan.rounds as usize;
+    let step = context.progress.step(&format!("measuring {}", known.name), parts);
+    for round in 0..context.plan.rounds {
+        for (at, case) in cases.iter().enumerate() {
+            for (which, (world, scenario)) in runs.iter_mut().enumerate() {
+                let measured = scenario.measure(world, case, context, round).await;
+                let what = || format!("{}: {} with {} {}", world.target.name, case.series, case.size, case.variable);
+                samples[which * cases.len() + at].push(measured.with_context(what)?);
+                step.tick();
+            }
+        }
+    }
+    for (place, samples) in samples.iter().enumerate() {
+        let (target, case) = (&runs[place / cases.len()].0.target.name, &cases[place % cases.len()]);
+        report.rows.push(row(target.clone(), known.name, case, samples, report.floor.as_ref()));
+    }
+    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
@@ -206,7 +224,7 @@ fn row(target: String, scenario: &'static str, case: &Case, samples: &[Sample], 
             open.get_or_insert_default().append(tally);
             counted.append(tally);
         }
-        if let Some(tally) = &sample.capacity {
+        for tally in [&sample.capacity, &sample.other].into_iter().flatten() {
             counted.append(tally);
         }
     }

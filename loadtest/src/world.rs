@@ -25,7 +25,10 @@ const STATE_VERSION: u32 = 1;
 pub struct Room {
     /// The room id.
     pub id: String,
-    /// The members are the first so many users of the world; the first of them made the room.
+    /// The first of its members among the users of the world, who made it.
+    #[serde(default)]
+    pub first: usize,
+    /// How many users from there on are members.
     pub members: usize,
 }
 
@@ -38,6 +41,9 @@ struct State {
     users: Vec<Session>,
     rooms: BTreeMap<String, Room>,
     accounts: BTreeMap<String, Account>,
+    /// How far something was prepared that takes long, such as the events of a room.
+    #[serde(default)]
+    marks: BTreeMap<String, u64>,
 }
 
 /// An account of its own, beside the numbered users, and the rooms that only it is in.
@@ -128,14 +134,22 @@ impl World {
     /// # Errors
     /// When the server refuses.
     pub async fn room(&mut self, key: &str, members: usize, progress: &Progress) -> Result<Room> {
+        self.room_from(key, 0, members, progress).await
+    }
+
+    /// As [`Self::room`], with members from the user numbered `first` on.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn room_from(&mut self, key: &str, first: usize, members: usize, progress: &Progress) -> Result<Room> {
         let members = members.max(1);
-        let users = self.users(members, progress).await?.to_vec();
+        let users = self.users(first + members, progress).await?[first..].to_vec();
         let known = self.state.rooms.get(key).cloned();
         let mut room = match known {
             Some(room) => room,
             None => {
                 self.room_for_one_more(1)?;
-                Room { id: self.server.create_room(&users[0], key).await?, members: 1 }
+                Room { id: self.server.create_room(&users[0], key).await?, first, members: 1 }
             }
         };
         if room.members < members {
@@ -190,6 +204,21 @@ impl World {
         self.state.accounts.insert(key.to_owned(), account.clone());
         self.save()?;
         Ok(account)
+    }
+
+    /// How far something was prepared; zero at first.
+    #[must_use]
+    pub fn mark(&self, key: &str) -> u64 {
+        self.state.marks.get(key).copied().unwrap_or_default()
+    }
+
+    /// Keeps how far something was prepared.
+    ///
+    /// # Errors
+    /// When the state file cannot be written.
+    pub fn set_mark(&mut self, key: &str, far: u64) -> Result<()> {
+        self.state.marks.insert(key.to_owned(), far);
+        self.save()
     }
 
     fn room_for_one_more(&self, more: usize) -> Result<()> {

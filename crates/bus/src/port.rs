@@ -39,14 +39,15 @@ pub struct Heartbeat {
     pub node: NodeId,
     /// The closed position of all its shards: it will never again make visible a record at or below it.
     pub closed: Position,
-    /// Rises whenever the set of its shards changes. A subscriber that knows another version has missed something, and
-    /// believes nothing until it hears the full list.
+    /// Counts the full lists. A subscriber that has not heard the last one has missed something, perhaps records too, and
+    /// believes nothing until it hears the next.
     #[serde(default)]
     pub version: u64,
-    /// Whether `shards` is all of its shards: now and then, and whenever the version rises.
+    /// Whether `shards` is all of its shards: now and then, and whenever these are others than before.
     #[serde(default)]
     pub full: bool,
-    /// The last sequence number of each shard, of those that had a record since the last heartbeat, or of all.
+    /// The last sequence number of each shard, of those that had a record since the last full list, or of all: so that what
+    /// is promised about them is never heard without what was said of them.
     pub shards: Vec<(ShardId, Epoch, u64)>,
 }
 

@@ -9,7 +9,7 @@ use std::{
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle, WrapFuture, fut::ActorFutureExt};
 use bytes::Bytes;
 use cofactor_store::{Durability, Key, LogKey, Mutation, Scan, StoreError, key, record, tables};
-use cofactor_types::{EntityId, ErrorClass, Fault, Position, limits};
+use cofactor_types::{EntityId, Fault, Position, limits};
 use futures::future::join_all;
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
@@ -22,10 +22,17 @@ use crate::{
     log::{Group, Message as Outgoing, Writer},
     measure,
     publisher::Notice,
+    route::not_owner,
 };
 
 /// An append takes no more than about this many bytes; what waits beyond it goes into the next.
-const GROUP_BYTES_MAX: usize = 512 << 10;
+const GROUP_BYTES_MAX: usize = 256 << 10;
+
+/// An append takes no more than about this many rows and effects.
+const GROUP_ROWS_MAX: usize = 500;
+
+/// When a timer comes again that came while the node had no lease.
+const TICK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How often a message to another entity is tried before it is left to the next activation.
 const DELIVERY_TRIES_MAX: u32 = 6;
@@ -39,12 +46,13 @@ type Activated<E> = (E, Writer, Vec<(Key, Outgoing)>);
 struct Batch<E: Entity> {
     changes: Vec<Change>,
     bytes: usize,
+    rows: usize,
     waiters: Vec<Waiter<E>>,
 }
 
 impl<E: Entity> Default for Batch<E> {
     fn default() -> Self {
-        Self { changes: Vec::new(), bytes: 0, waiters: Vec::new() }
+        Self { changes: Vec::new(), bytes: 0, rows: 0, waiters: Vec::new() }
     }
 }
 
@@ -134,6 +142,11 @@ impl<E: Entity> EntityActor<E> {
             reply.send(Answer::Returned(command));
             return;
         };
+        if !self.env.positions().has_room() {
+            let fault = Fault::unavailable("this node's lease has ended; it must renew it before it can act");
+            let _ = reply.send(Answer::Reply(Err(fault)));
+            return;
+        }
         let change = Change::default();
         let mut cx = Cx { env: &self.env, id: &self.id, change, overlay: &ready.overlay, fetched, tick: None };
         let decision = ready.state.decide(command, &mut cx);
@@ -166,13 +179,14 @@ impl<E: Entity> EntityActor<E> {
         for one in &change.effects {
             ready.overlay.insert((one.table.id, one.partition.clone(), one.clustering.clone()), one.value.clone());
         }
-        let full = ready.batches.back().is_none_or(|batch| batch.bytes > GROUP_BYTES_MAX);
+        let full = |batch: &Batch<E>| batch.bytes > GROUP_BYTES_MAX || batch.rows > GROUP_ROWS_MAX;
+        let full = ready.batches.back().is_none_or(full);
         if full {
             ready.batches.push_back(Batch::default());
         }
         if let Some(batch) = ready.batches.back_mut() {
-            batch.bytes +=
-                change.rows.iter().map(|(_, value)| value.as_ref().map_or(0, Bytes::len) + 64).sum::<usize>();
+            batch.bytes += change.bytes();
+            batch.rows += change.rows.len() + change.effects.len();
             if !change.is_empty() {
                 batch.changes.push(change);
             }
@@ -371,6 +385,9 @@ impl<E: Entity> EntityActor<E> {
         }
         self.timer = Some(ctx.run_later(after, |actor, ctx| {
             actor.timer = None;
+            if !actor.env.positions().has_room() {
+                return actor.tick_in(TICK_AGAIN, ctx);
+            }
             let Phase::Ready(ready) = &mut actor.phase else { return };
             let (change, fetched) = (Change::default(), Fetched::default());
             let mut cx = Cx { env: &actor.env, id: &actor.id, change, overlay: &ready.overlay, fetched, tick: None };
@@ -491,7 +508,6 @@ async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>, mut fetched: Fetc
 
 /// Opens the log, finds unsent messages, and builds the state.
 async fn activate<E: Entity>(env: Env, config: E::Config, id: EntityId) -> Result<Activated<E>, Fault> {
-    let not_owner = || Fault::new(ErrorClass::NotOwner, "M_UNKNOWN", "this node does not own the entity");
     let epoch = env.ownership().epoch(env.shard(&id)).ok_or_else(not_owner)?;
     let (writer, last) = Writer::open(env.clone(), id.clone(), epoch).await?;
     let prefix = key![id.kind().as_str(), &id];

@@ -74,6 +74,14 @@ impl Change {
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.is_empty() && self.effects.is_empty() && self.messages.is_empty() && self.notices.is_empty()
     }
+
+    /// About how much room it takes in an append. Effects may have to be kept beside the rows.
+    pub(crate) fn bytes(&self) -> usize {
+        const KEYS: usize = 64;
+        let of = |value: &Option<Bytes>| value.as_ref().map_or(0, Bytes::len) + KEYS;
+        let rows = self.rows.iter().map(|(_, value)| of(value)).sum::<usize>();
+        rows + self.effects.iter().map(|effect| of(&effect.value)).sum::<usize>()
+    }
 }
 
 /// The context of a decision: time, positions, what was read for it, and where it stages what is to be written.

@@ -1,7 +1,7 @@
 //! The entities of one kind on a node: who is live, and how to reach it.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -12,7 +12,7 @@ use std::{
 use actix::{Actor, Addr};
 use actix_rt::ArbiterHandle;
 use bytes::Bytes;
-use cofactor_types::{EntityId, ErrorClass, Fault, ShardId, limits};
+use cofactor_types::{EntityId, Epoch, ErrorClass, Fault, ShardId, limits};
 use cofactor_wire::{self as wire, node::Target};
 use futures::future::join_all;
 use tokio::sync::oneshot;
@@ -100,6 +100,8 @@ impl Slot {
 
 struct Live<E: Entity> {
     slot: Arc<Slot>,
+    /// The epoch in which it was activated: what it knows of another one is not what stands.
+    epoch: Option<Epoch>,
     address: Addr<EntityActor<E>>,
 }
 
@@ -248,16 +250,17 @@ impl<E: Entity> Entities<E> {
 
     /// Lets every actor of a shard finish what is under way, and stops it.
     pub async fn drain(&self, shard: ShardId) {
-        let mut addresses = Vec::new();
+        // In an order of its own, so that the same seed of a simulation takes the same way.
+        let mut addresses = BTreeMap::new();
         let shard_count = self.inner.env.shard_count();
         self.lock().retain(|id, live| {
             let stays = id.shard(shard_count) != shard;
             if !stays {
-                addresses.push(live.address.clone());
+                addresses.insert(id.clone(), live.address.clone());
             }
             stays
         });
-        let drains = addresses.into_iter().map(|address| async move {
+        let drains = addresses.into_values().map(|address| async move {
             let (sender, receiver) = oneshot::channel();
             address.do_send(Drain(sender));
             // An error says that it has gone already.
@@ -267,8 +270,12 @@ impl<E: Entity> Entities<E> {
     }
 
     fn live(&self, id: &EntityId) -> (Arc<Slot>, Addr<EntityActor<E>>) {
+        let epoch = self.inner.env.ownership().epoch(self.inner.env.shard(id));
         let mut all = self.lock();
-        if let Some(live) = all.get(id).filter(|live| !live.slot.is_closed() && live.address.connected()) {
+        let is_current = |live: &&Live<E>| {
+            !live.slot.is_closed() && live.address.connected() && (live.epoch == epoch || epoch.is_none())
+        };
+        if let Some(live) = all.get(id).filter(is_current) {
             return (Arc::clone(&live.slot), live.address.clone());
         }
         // Those who have gone are swept when the table would grow otherwise.
@@ -284,7 +291,7 @@ impl<E: Entity> Entities<E> {
             Some(thread) => EntityActor::start_in_arbiter(thread, move |_| make()),
             None => make().start(),
         };
-        all.insert(id.clone(), Live { slot: Arc::clone(&slot), address: address.clone() });
+        all.insert(id.clone(), Live { slot: Arc::clone(&slot), epoch, address: address.clone() });
         (slot, address)
     }
 

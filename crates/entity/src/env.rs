@@ -34,6 +34,16 @@ pub enum Planted {
     AcknowledgeBeforeCommit,
     /// An append whose outcome is unknown is tried again as a new one.
     RetryUnknownAsNew,
+    /// An append whose outcome is unknown is said to have failed.
+    TakeUnknownForFailed,
+    /// An append does not ask who else has written: the store takes it whatever the fence says.
+    NoFence,
+    /// `/sync` takes no notice of what it missed on the bus.
+    IgnoreBusGaps,
+    /// `/sync` answers from where it last stood itself, whatever the token says.
+    TokenFromMemory,
+    /// The transaction ids that stand in a room's log are not read back.
+    ForgetTransactions,
 }
 
 /// What an [`Env`] is made of.
@@ -160,7 +170,8 @@ impl Env {
         self.inner.parts.idle
     }
 
-    pub(crate) fn planted(&self) -> Planted {
+    /// The bug that a test has planted.
+    pub fn planted(&self) -> Planted {
         self.inner.parts.planted
     }
 

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use cofactor_shard::{Member, Role, View};
 use cofactor_store::{Durability, Key, Mutation, Scan, StoreError, key, record, tables};
-use cofactor_types::{EntityId, NodeId, ShardId};
+use cofactor_types::{EntityId, Epoch, NodeId, ShardId};
 use cofactor_wire::node::{Call, ShardCall, Target};
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use tokio::time::MissedTickBehavior;
 use crate::{
     Env, LeaseError,
     lease::{Lease, LeaseRow},
-    takeover::{self, Taken},
+    takeover::{self, Given, Taken},
 };
 
 /// Shards that move at the same time.
@@ -97,7 +97,15 @@ impl Keeper {
         let options = Arc::new(options);
         let pulse = Pulse { env: env.clone(), options: Arc::clone(&options), lease, beat: 0, draining: false };
         let length_us = pulse.lease.length_us();
-        let shards = Shards { env, options, host, length_us, seen: HashMap::new(), failed: BTreeSet::new() };
+        let shards = Shards {
+            env,
+            options,
+            host,
+            length_us,
+            seen: HashMap::new(),
+            failed: BTreeSet::new(),
+            doubtful: BTreeMap::new(),
+        };
         Self { pulse, shards }
     }
 
@@ -109,9 +117,11 @@ impl Keeper {
         self.pulse.beat().await?;
         self.shards.look().await?;
         tokio::select! {
-            error = self.pulse.run() => Err(error),
-            () = self.shards.settle(None, false) => Ok(()),
+            error = self.pulse.run() => return Err(error),
+            () = self.shards.settle(None, false) => {}
         }
+        // Whose place this node takes may have had positions up to now and further: the lease must reach beyond them.
+        self.pulse.beat().await
     }
 
     /// Keeps the lease and the shards until another node has ended the lease. Shards may take their time to move; the lease
@@ -207,6 +217,9 @@ struct Shards {
     seen: HashMap<NodeId, Seen>,
     /// Shards of which the last attempt to take them failed.
     failed: BTreeSet<ShardId>,
+    /// Shards whose rows say that they are this node's, or may come to say so, although it does not serve them: as long as
+    /// this node lives, nobody else can take them.
+    doubtful: BTreeMap<ShardId, Epoch>,
 }
 
 impl Shards {
@@ -241,8 +254,9 @@ impl Shards {
 
     /// Reads the members, and ends the leases of those who have not moved for a whole length.
     async fn look(&mut self) -> Result<(), StoreError> {
-        let rows = self.env.store().scan(Scan::new(&tables::MEMBERS, key![CLUSTER], Key::EMPTY, usize::MAX)).await?;
+        // Before the rows are read: if this process stands still while it reads them, that is nobody else's silence.
         let now_us = self.env.clock().steady_us();
+        let rows = self.env.store().scan(Scan::new(&tables::MEMBERS, key![CLUSTER], Key::EMPTY, usize::MAX)).await?;
         let me = self.env.ownership().node();
         let mut members = Vec::with_capacity(rows.len());
         for row in rows {
@@ -300,7 +314,7 @@ impl Shards {
         let view = ownership.view();
         let me = ownership.node();
         let (_, owned) = ownership.owned();
-        let owned: BTreeSet<ShardId> = owned.into_iter().map(|(shard, _)| shard).collect();
+        let owned: BTreeMap<ShardId, Epoch> = owned.into_iter().collect();
         let mut take = Vec::new();
         let mut release = Vec::new();
         for shard in (0..ownership.shard_count()).map(ShardId) {
@@ -308,10 +322,10 @@ impl Shards {
                 continue;
             }
             let mine = view.owner(shard).is_some_and(|member| member.node == me);
-            match (mine, owned.contains(&shard)) {
-                (true, false) => take.push(shard),
+            match (mine, owned.get(&shard).or(self.doubtful.get(&shard))) {
+                (true, _) if !owned.contains_key(&shard) => take.push(shard),
                 // Without anybody to take it, it is handed over only by a node that goes.
-                (false, true) if leaving || view.owner(shard).is_some() => release.push(shard),
+                (false, Some(epoch)) if leaving || view.owner(shard).is_some() => release.push((shard, *epoch)),
                 _ => {}
             }
         }
@@ -319,17 +333,21 @@ impl Shards {
         self.take(take).await;
     }
 
-    async fn release(&self, shards: Vec<ShardId>, view: &View) {
+    async fn release(&mut self, shards: Vec<(ShardId, Epoch)>, view: &View) {
         if shards.is_empty() {
             return;
         }
         let count = shards.len();
         for group in shards.chunks(MOVES_AT_ONCE) {
-            let moves = group.iter().map(|shard| self.release_one(*shard));
+            let moves = group.iter().map(|(shard, epoch)| self.release_one(*shard, *epoch));
             let released = futures::future::join_all(moves).await;
             let mut by_owner: BTreeMap<&str, Vec<ShardId>> = BTreeMap::new();
-            for shard in released.into_iter().flatten() {
-                if let Some(owner) = view.owner(shard) {
+            for ((shard, epoch), given) in group.iter().copied().zip(released) {
+                match given {
+                    Given::Back | Given::Before => drop(self.doubtful.remove(&shard)),
+                    Given::Doubtful => drop(self.doubtful.insert(shard, epoch)),
+                }
+                if let Some(owner) = view.owner(shard).filter(|_| given == Given::Back) {
                     self.env.ownership().note_owner(shard, None);
                     by_owner.entry(&owner.address).or_default().push(shard);
                 }
@@ -338,25 +356,22 @@ impl Shards {
                 self.tell(address.to_owned(), shards);
             }
         }
-        tracing::info!(count, "handed shards over");
+        tracing::info!(count, doubtful = self.doubtful.len(), "handed shards over");
     }
 
-    async fn release_one(&self, shard: ShardId) -> Option<ShardId> {
-        let epoch = self.env.ownership().epoch(shard);
+    async fn release_one(&self, shard: ShardId, epoch: Epoch) -> Given {
         self.env.ownership().set(shard, None);
         if tokio::time::timeout(DRAIN_MAX, self.host.drain(shard)).await.is_err() {
             tracing::warn!(%shard, "actors did not finish in time; their shard is handed over all the same");
         }
-        match takeover::release(&self.env, shard, epoch?).await {
-            Ok(()) => {
-                metrics::counter!("cofactor_shards_released_total").increment(1);
-                Some(shard)
-            }
-            Err(error) => {
-                tracing::warn!(%shard, %error, "a shard was not handed over; it passes on when the lease is over");
-                None
-            }
+        let given = takeover::release(&self.env, shard, epoch).await.unwrap_or_else(|error| {
+            tracing::warn!(%shard, %error, "a shard was not handed over; trying again");
+            Given::Doubtful
+        });
+        if given == Given::Back {
+            metrics::counter!("cofactor_shards_released_total").increment(1);
         }
+        given
     }
 
     /// Tells the next owner, which would notice by itself a beat later.
@@ -384,43 +399,68 @@ impl Shards {
         let leases: HashMap<NodeId, Option<LeaseRow>> = HashMap::new();
         let leases = tokio::sync::Mutex::new(leases);
         let (env, host) = (&self.env, &self.host);
-        let taken: Vec<Vec<(ShardId, bool)>> = stream::iter(slices.into_values())
+        let taken: Vec<Vec<(ShardId, Tried)>> = stream::iter(slices.into_values())
             .map(|slice| {
                 let leases = &leases;
                 async move {
-                    let mut failed = Vec::new();
+                    let mut tried = Vec::new();
                     for shard in slice {
-                        failed.push((shard, take_one(env, &**host, shard, leases).await));
+                        tried.push((shard, take_one(env, &**host, shard, leases).await));
                     }
-                    failed
+                    tried
                 }
             })
             .buffer_unordered(MOVES_AT_ONCE)
             .collect()
             .await;
-        self.failed = taken.into_iter().flatten().filter(|(_, failed)| *failed).map(|(shard, _)| shard).collect();
+        self.failed.clear();
+        for (shard, tried) in taken.into_iter().flatten() {
+            match tried {
+                Tried::Done => drop(self.doubtful.remove(&shard)),
+                // A write of an earlier attempt may still arrive.
+                Tried::Held => {}
+                Tried::Failed => drop(self.failed.insert(shard)),
+                Tried::Doubtful(epoch) => {
+                    self.failed.insert(shard);
+                    self.doubtful.insert(shard, epoch);
+                }
+            }
+        }
         let (owned, failed) = (self.env.ownership().owned_count(), self.failed.len());
         tracing::info!(wanted, failed, owned, "took shards");
     }
 }
 
-/// Takes a shard if it can be had; says whether that should be tried again at once.
+/// What became of an attempt to take a shard.
+#[derive(Clone, Copy, Debug)]
+enum Tried {
+    /// It is ours.
+    Done,
+    /// Somebody else has it.
+    Held,
+    /// It is to be tried again at once.
+    Failed,
+    /// That too, and its row may say in this epoch that it is ours.
+    Doubtful(Epoch),
+}
+
+/// Takes a shard if it can be had.
 async fn take_one(
     env: &Env,
     host: &dyn ShardHost,
     shard: ShardId,
     leases: &tokio::sync::Mutex<HashMap<NodeId, Option<LeaseRow>>>,
-) -> bool {
-    match takeover::take(env, shard, leases).await {
+) -> Tried {
+    let (tried, error) = match takeover::take(env, shard, leases).await {
         Ok(Taken::Ours(unfinished)) => {
             metrics::counter!("cofactor_shards_taken_total").increment(1);
             unfinished.iter().for_each(|entity| host.wake(entity));
-            false
+            return Tried::Done;
         }
-        Ok(Taken::Held) => false,
-        Err(error) => {
-            tracing::warn!(%shard, %error, "a shard could not be taken; trying again");
-            true
-        }
-    }
+        Ok(Taken::Held) => return Tried::Held,
+        Ok(Taken::Doubtful(epoch, error)) => (Tried::Doubtful(epoch), error),
+        Err(error) => (Tried::Failed, error),
+    };
+    tracing::warn!(%shard, %error, "a shard could not be taken; trying again");
+    tried
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cofactor_store::{
-    Append, Direction, Durability, Fence, Key, LogKey, Mutation, RangeRead, Scan, StoreError, key, record, tables,
+    Append, Direction, Durability, Fence, Key, LogKey, Mutation, RangeRead, StoreError, bucket_of, key, record, tables,
 };
 use cofactor_types::{EntityId, Epoch, Position};
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,8 @@ pub(crate) struct Writer {
     epoch: Epoch,
     /// Set while the log is listed among the open ones: where it stands there.
     listed: Option<Key>,
+    /// The first positions of the buckets after the first.
+    starts: Vec<Position>,
     bucket: u64,
     fence: Option<Fence>,
     rows: u64,
@@ -76,33 +78,19 @@ impl Writer {
     /// Finds the end of the log, finishes what a dead writer left undone, and returns the last position.
     pub(crate) async fn open(env: Env, id: EntityId, epoch: Epoch) -> Result<(Self, Position), StoreError> {
         let store = env.store();
-        let partition = key![id.kind().as_str(), &id];
-        let starts = store.scan(Scan::new(&tables::LOG_BUCKETS, partition, Key::EMPTY, usize::MAX)).await?;
-        let mut bucket = starts.len() as u64;
-        let table = LogKey::table(id.kind());
-        let mut fence = store.fence(table, &LogKey::partition(&id, bucket)).await?;
-        let mut last = fence.map(|fence| fence.last);
-        let mut unfinished = None;
-        if fence.is_none() && bucket > 0 {
-            // The next bucket was announced; whether the one before it was sealed is what its fence says.
-            let before = store.fence(table, &LogKey::partition(&id, bucket - 1)).await?;
-            last = before.map(|fence| fence.last);
-            unfinished = before.filter(|fence| !fence.sealed);
-        }
-        let mut seal = false;
-        if let Some(before) = unfinished {
-            bucket -= 1;
-            fence = Some(before);
-            seal = true;
-        }
-        let mut writer = Self { env, id, epoch, listed: None, bucket, fence, rows: 0, bytes: 0 };
-        if seal {
-            writer.seal().await?;
+        let starts = env.reader().stored_starts(&id).await?;
+        let bucket = starts.len() as u64;
+        let fence = store.fence(LogKey::table(id.kind()), &LogKey::partition(&id, bucket)).await?;
+        let before = starts.last().map(|start| start.previous());
+        let last = fence.map(|fence| fence.last).or(before).unwrap_or_default();
+        let mut writer = Self { env, id, epoch, listed: None, starts, bucket, fence, rows: 0, bytes: 0 };
+        if fence.is_some_and(|fence| fence.sealed) {
+            writer.open_next(last).await?;
         }
         if !writer.env.store().spans_partitions() {
             writer.redo().await?;
         }
-        Ok((writer, last.unwrap_or_default()))
+        Ok((writer, last))
     }
 
     /// Makes sure that no earlier owner can append any more, and finishes what one left undone.
@@ -157,7 +145,7 @@ impl Writer {
             self.list_open().await?;
         }
         if self.rows >= BUCKET_ROWS_MAX || self.bytes >= BUCKET_BYTES_MAX {
-            self.roll(group.last).await?;
+            self.roll().await?;
         }
         let mut effects = std::mem::take(&mut group.effects);
         let deferred = self.split_old_rows(&mut group);
@@ -171,7 +159,9 @@ impl Writer {
         let also = if spans { std::mem::take(&mut effects) } else { Vec::new() };
         self.append_rows(group.last, group.rows, also, false).await?;
         if !effects.is_empty() {
-            self.apply(effects, group.last).await?;
+            // The append stands, whatever becomes of its effects.
+            let applied = self.apply(effects, group.last).await;
+            applied.map_err(|error| StoreError::Unknown(error.to_string()))?;
         }
         Ok(())
     }
@@ -181,11 +171,10 @@ impl Writer {
         if self.bucket == 0 {
             return Vec::new();
         }
-        let starts = self.env.reader().known_starts(&self.id);
         let table = LogKey::table(self.id.kind());
         let mut old = Vec::new();
         group.rows.retain(|(clustering, value)| {
-            let bucket = starts.partition_point(|start| start.0 <= clustering.number(2)) as u64;
+            let bucket = bucket_of(&self.starts, Position(clustering.number(2)));
             let is_old = bucket < self.bucket;
             if is_old {
                 let partition = LogKey::partition(&self.id, bucket);
@@ -196,23 +185,25 @@ impl Writer {
         old
     }
 
-    /// Goes on in the next bucket: announce it, seal this one, begin. Dying in between is finished by the next writer.
-    async fn roll(&mut self, first: Position) -> Result<(), StoreError> {
+    /// Goes on in the next bucket: seal this one, announce the next. Dying in between is finished by the next writer. Only
+    /// who could seal announces, and whoever announces says the same, so an earlier owner's announcement may come late.
+    async fn roll(&mut self) -> Result<(), StoreError> {
+        let last = self.fence.map(|fence| fence.last).unwrap_or_default();
+        self.append_rows(last, Vec::new(), Vec::new(), true).await?;
+        self.open_next(last).await
+    }
+
+    /// Announces the bucket after this one, which is sealed at `last`, and goes on there.
+    async fn open_next(&mut self, last: Position) -> Result<(), StoreError> {
+        let start = last.next();
         let announcement = Mutation {
             table: &tables::LOG_BUCKETS,
             partition: key![self.id.kind().as_str(), &self.id],
             clustering: key![self.bucket + 1],
-            value: Some(record::encode(&first.0)?),
+            value: Some(record::encode(&start.0)?),
         };
         self.repeat_write(vec![announcement], Durability::Synced).await?;
-        self.seal().await?;
-        self.env.reader().forget(&self.id);
-        self.env.reader().load_starts(&self.id).await
-    }
-
-    async fn seal(&mut self) -> Result<(), StoreError> {
-        let last = self.fence.map(|fence| fence.last).unwrap_or_default();
-        self.append_rows(last, Vec::new(), Vec::new(), true).await?;
+        self.starts.push(start);
         self.bucket += 1;
         self.fence = None;
         self.rows = 0;
@@ -240,15 +231,21 @@ impl Writer {
         };
         let mut outcome = self.env.store().append(append.clone()).await;
         let mut tries = 1;
+        let mut in_doubt = false;
         while let Err(StoreError::Unknown(why)) = &outcome {
+            in_doubt = true;
             let why = why.clone();
+            if self.env.planted() == Planted::TakeUnknownForFailed {
+                return Err(StoreError::Unavailable(why));
+            }
             tries += 1;
             if tries > TRIES_MAX {
                 return Err(StoreError::Unknown(why));
             }
             outcome = self.resolve(&append).await;
         }
-        outcome?;
+        // What became of a later try does not say that the first was not there, before another writer came, or will not be.
+        outcome.map_err(|error| if in_doubt { StoreError::Unknown(error.to_string()) } else { error })?;
         self.fence = Some(fence);
         Ok(())
     }

@@ -65,6 +65,15 @@ impl Positions {
         state.last = state.last.max(floor.0);
     }
 
+    /// Whether a decision that begins now gets all the positions it asks for. One that is refused half-way would leave its
+    /// entity changed without a record of it.
+    pub(crate) fn has_room(&self) -> bool {
+        const DECISION_US: u64 = 100_000;
+        let now_us = self.clock.now_us();
+        let state = self.lock();
+        now_us.max(state.last).saturating_add(DECISION_US) <= state.end
+    }
+
     /// The next position.
     ///
     /// # Errors

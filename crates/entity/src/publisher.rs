@@ -34,11 +34,13 @@ pub(crate) struct Publisher {
 struct Said {
     /// Last sequence number by shard, in the epoch in which it was said.
     sequences: BTreeMap<ShardId, (Epoch, u64)>,
-    /// Shards with a record since the last heartbeat.
+    /// Shards with a record since the last full heartbeat.
     changed: BTreeSet<ShardId>,
     /// The version of the list of shards in the last full heartbeat, and how many heartbeats ago that was.
     version: u64,
     since_full: u32,
+    /// Full heartbeats so far.
+    full: u64,
 }
 
 /// Every so many heartbeats all shards are listed, for those who have just begun to listen.
@@ -78,25 +80,23 @@ impl Publisher {
         // The closed position first: a shard that is released meanwhile is then not in the list, and one that is taken
         // meanwhile begins above it. What is published after it is above it, what was published before it has been said.
         let closed = positions.close();
-        let version = self.ownership.version();
         said.since_full += 1;
-        let full = version != said.version || said.since_full >= FULL_EVERY;
-        let (version, shards) = if full {
+        let full = self.ownership.version() != said.version || said.since_full >= FULL_EVERY;
+        let shards = if full {
             let (version, owned) = self.ownership.owned();
+            said.version = version;
+            said.full += 1;
+            said.since_full = 0;
+            said.changed.clear();
             let of = |(shard, epoch): (ShardId, Epoch)| {
                 let last = said.sequences.get(&shard).filter(|(said, _)| *said == epoch);
                 (shard, epoch, last.map_or(0, |(_, seq)| *seq))
             };
-            (version, owned.into_iter().map(of).collect())
+            owned.into_iter().map(of).collect()
         } else {
             let of = |shard: &ShardId| said.sequences.get(shard).map(|(epoch, seq)| (*shard, *epoch, *seq));
-            (version, said.changed.iter().filter_map(of).collect())
+            said.changed.iter().filter_map(of).collect()
         };
-        if full {
-            said.since_full = 0;
-            said.version = version;
-        }
-        said.changed.clear();
-        self.bus.heartbeat(Heartbeat { node: self.ownership.node(), closed, version, full, shards });
+        self.bus.heartbeat(Heartbeat { node: self.ownership.node(), closed, version: said.full, full, shards });
     }
 }

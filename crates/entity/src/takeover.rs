@@ -32,6 +32,19 @@ pub(crate) enum Taken {
     Ours(BTreeSet<EntityId>),
     /// Another node has it, and lives.
     Held,
+    /// Its row says in this epoch that it is ours, or may come to say so, but it could not be taken altogether.
+    Doubtful(Epoch, StoreError),
+}
+
+/// What became of an attempt to give a shard back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// Nobody has it now.
+    Back,
+    /// It was not this node's any more.
+    Before,
+    /// It is not this node's, but a write that is on its way may still say that it is.
+    Doubtful,
 }
 
 /// The partition of a shard's row.
@@ -55,6 +68,8 @@ pub(crate) async fn still_ours(env: &Env, shard: ShardId, epoch: Epoch) -> Resul
     Ok(row.is_some_and(|row| row.epoch == epoch && row.node == Some(env.ownership().node())))
 }
 
+/// Sets the row of a shard if it stands as `before`; says whether it did. A write that may still be on its way is
+/// [`StoreError::Unknown`].
 async fn replace(env: &Env, shard: ShardId, before: Option<&ShardRow>, row: &ShardRow) -> Result<bool, StoreError> {
     let (partition, clustering) = (key![slice(shard)], key![u64::from(shard.0)]);
     let expected = before.map(record::encode).transpose()?;
@@ -62,7 +77,11 @@ async fn replace(env: &Env, shard: ShardId, before: Option<&ShardRow>, row: &Sha
     match env.store().compare_and_set(&tables::SHARDS, &partition, &clustering, expected, Some(new)).await {
         Ok(CasOutcome::Applied) => Ok(true),
         Ok(CasOutcome::Found(_)) => Ok(false),
-        Err(StoreError::Unknown(_)) => Ok(read(env, shard).await?.as_ref() == Some(row)),
+        Err(StoreError::Unknown(why)) => match read(env, shard).await {
+            Ok(found) if found.as_ref() == Some(row) => Ok(true),
+            Ok(found) if found.as_ref() != before => Ok(false),
+            Ok(_) | Err(_) => Err(StoreError::Unknown(why)),
+        },
         Err(error) => Err(error),
     }
 }
@@ -110,34 +129,45 @@ pub(crate) async fn take(
     }
     if !taken {
         let row = ShardRow { epoch, node: Some(me), floor };
-        if !replace(env, shard, before.as_ref(), &row).await? {
-            return Ok(Taken::Held);
+        match replace(env, shard, before.as_ref(), &row).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Taken::Held),
+            Err(error @ StoreError::Unknown(_)) => return Ok(Taken::Doubtful(epoch, error)),
+            Err(error) => return Err(error),
         }
     }
     env.positions().raise(floor);
-    let mut unfinished = BTreeSet::new();
     // Where nobody was before there is nothing to finish.
-    if before.is_some() {
-        fence_open_logs(env, shard, epoch).await?;
-        unfinished = self::unfinished(env, shard).await?;
+    let finished = if before.is_some() { finish(env, shard, epoch).await } else { Ok(BTreeSet::new()) };
+    match finished {
+        Ok(unfinished) => {
+            env.ownership().set(shard, Some(epoch));
+            Ok(Taken::Ours(unfinished))
+        }
+        Err(error) => Ok(Taken::Doubtful(epoch, error)),
     }
-    env.ownership().set(shard, Some(epoch));
-    Ok(Taken::Ours(unfinished))
 }
 
-/// Gives a shard back: the successor may begin right above the last position of this node.
-pub(crate) async fn release(env: &Env, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+/// What a new owner does first; the entities that have something to finish.
+async fn finish(env: &Env, shard: ShardId, epoch: Epoch) -> Result<BTreeSet<EntityId>, StoreError> {
+    fence_open_logs(env, shard, epoch).await?;
+    unfinished(env, shard).await
+}
+
+/// Gives a shard back that is, or may be, this node's in `epoch`: the successor may begin right above the last position of
+/// this node.
+pub(crate) async fn release(env: &Env, shard: ShardId, epoch: Epoch) -> Result<Given, StoreError> {
     let before = read(env, shard).await?;
-    let ours = before.as_ref().filter(|row| row.epoch == epoch && row.node == Some(env.ownership().node()));
-    if ours.is_none() {
-        return Err(StoreError::Unavailable("the shard is not ours any more".into()));
+    let (stands, node) = before.as_ref().map_or((Epoch(0), None), |row| (row.epoch, row.node));
+    if stands < epoch {
+        return Ok(Given::Doubtful);
     }
-    let row = ShardRow { epoch, node: None, floor: env.positions().last() };
-    if replace(env, shard, before.as_ref(), &row).await? {
-        Ok(())
-    } else {
-        Err(StoreError::Unavailable("the shard is not ours any more".into()))
+    if stands > epoch || node != Some(env.ownership().node()) {
+        return Ok(Given::Before);
     }
+    let floor = env.positions().last().max(before.as_ref().map_or(Position::ZERO, |row| row.floor));
+    let row = ShardRow { epoch, node: None, floor };
+    Ok(if replace(env, shard, before.as_ref(), &row).await? { Given::Back } else { Given::Before })
 }
 
 /// Fences every log that an earlier owner may still be appending to, and applies what it left unapplied: after this nothing

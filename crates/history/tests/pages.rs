@@ -99,6 +99,8 @@ fn event(index: usize, step: Step) -> EventRecord {
         federation: "{}".into(),
         transaction: None,
         totals: Totals::default(),
+        main: Totals::default(),
+        thread: None,
         notify: false,
         highlight: false,
         extremities: Vec::new(),

@@ -66,7 +66,7 @@ pub struct Core {
     /// `/sync`, wherever it is served.
     pub sync: Syncs,
     /// The `/sync` of this node, if that is one of its roles.
-    service: Option<SyncService>,
+    pub service: Option<SyncService>,
     pub(crate) probe: Arc<Probe>,
     // Messages between entities go by a weak reference, so that dropping the core ends everything.
     _actors: Arc<Actors>,
@@ -176,7 +176,7 @@ impl Core {
         let history = History::new(reader);
         let service = keeper.roles.contains(&Role::Sync).then(|| {
             let notifications = RuleNotifications::new(users.clone(), history.clone());
-            let options = SyncOptions { shard_count: identity.shard_count, ..sync };
+            let options = SyncOptions { shard_count: identity.shard_count, planted: parts.planted, ..sync };
             SyncService::new(history.clone(), Arc::new(users.clone()), notifications, clock, options, shutdown)
         });
         let sync = Syncs::new(env.clone(), service.clone());

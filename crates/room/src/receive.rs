@@ -191,6 +191,16 @@ impl Verified {
         }
     }
 
+    /// Steps 3 to 5 for an event that this server has just written at the end of the room. What it cites was selected from the
+    /// current state, which is also the state before it: one look at that state answers for all three.
+    pub fn judge_authored(self, events: &impl EventSource, current_state: &impl StateView) -> Outcome {
+        let verdict = check_auth_events(&self.pdu, events).and_then(|()| authorize_event(&self.pdu, current_state));
+        match verdict {
+            Ok(()) => Outcome::Accepted(self.pdu),
+            Err(reason) => Outcome::rejected(&self.pdu, reason),
+        }
+    }
+
     fn auth_events_verdict(&self, create: Option<&EventId>, events: &impl EventSource) -> Result<(), AuthError> {
         check_auth_events(&self.pdu, events)?;
         let state = AuthEventsState::of(&self.pdu, events)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cofactor_entity::{Cx, Decision, Entity, Env};
+use cofactor_entity::{Cx, Decision, Entity, Env, Planted};
 use cofactor_room::{EventRef, Pdu, room_version};
 use cofactor_store::{Direction, Key, LogKey, RangeRead, Scan, key, record, tables};
 use cofactor_types::{EntityId, EntityKind, Fault, Position, limits::TRANSACTION_ID_LIFE_US};
@@ -187,7 +187,7 @@ async fn load_room(env: &Env, id: &EntityId) -> Result<Option<Room>, Fault> {
     for row in recent.into_iter().rev() {
         let event: EventRecord = record::decode(&row.value)?;
         room.recent.note(&event, row.position);
-        if let Some(transaction) = &event.transaction {
+        if let Some(transaction) = event.transaction.as_ref().filter(|_| env.planted() != Planted::ForgetTransactions) {
             room.transactions.note(&event.sender, &event.event_type, transaction, event.event_id, row.position);
         }
     }

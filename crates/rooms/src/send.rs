@@ -146,9 +146,7 @@ impl Room {
         // From room version 12 on the create event is not cited, but asked for all the same.
         let known =
             |event_id: &EventId| auth_events.iter().chain([create]).find(|event| event.event_id() == event_id).cloned();
-        let cited = Verified::local(pdu).check_auth_events(Some(create.event_id()), &known).map_err(auth_fault)?;
-        // A local event is at the end of the room: the state before it is the current one.
-        match cited.judge(&self.state, &self.state) {
+        match Verified::local(pdu).judge_authored(&known, &self.state) {
             Outcome::Accepted(pdu) => Ok(pdu),
             Outcome::SoftFailed { reason, .. } | Outcome::Rejected { reason, .. } => Err(auth_fault(reason)),
         }

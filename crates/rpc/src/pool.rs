@@ -135,6 +135,10 @@ mod tests {
         fn now_us(&self) -> u64 {
             self.0.load(Ordering::Relaxed)
         }
+
+        fn steady_us(&self) -> u64 {
+            self.now_us()
+        }
     }
 
     fn pool(connections_max: usize, idle: Duration) -> (Pool, Arc<Hand>) {

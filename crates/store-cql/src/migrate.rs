@@ -51,6 +51,10 @@ const LOOKS_WITHOUT_BEAT_MAX: u32 = 240;
 /// How many looks a process waits altogether: 30 minutes.
 const LOOKS_MAX: u32 = 7_200;
 
+/// How many looks a table that is listed may take until it can be read: 10 seconds. Servers list a table that another process
+/// makes at this moment before they answer for it.
+const LISTED_LOOKS_MAX: u32 = 40;
+
 /// How long a statement that changes the schema may take.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(40);
 
@@ -96,7 +100,7 @@ pub(crate) async fn migrate_with(connected: &Connected, options: &Options) -> Re
         schema.create_keyspace(options).await?;
         schema.change("creating the table of migrations", &schema::create_versions(schema.keyspace)).await?;
     }
-    let state = schema.state().await?;
+    let state = schema.first_state().await?;
     schema.not_too_new(&state)?;
     let report = if state.pending().next().is_none() && schema.missing().await?.is_empty() {
         Report { version: state.newest(), ..Report::default() }
@@ -239,6 +243,18 @@ impl<'a> Schema<'a> {
             state.datacenter = datacenter;
         }
         Ok(state)
+    }
+
+    /// As [`Self::state`], where the table may have been made a moment ago by a process that starts beside this one.
+    async fn first_state(&self) -> Outcome<State> {
+        for _ in 0..LISTED_LOOKS_MAX {
+            match self.state().await {
+                Ok(state) => return Ok(state),
+                Err(error) => tracing::debug!(%error, "the table of migrations cannot be read yet"),
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        self.state().await
     }
 
     fn not_too_new(&self, state: &State) -> Outcome<()> {

@@ -16,6 +16,6 @@ pub mod tables;
 
 pub use self::{
     key::{Column, ColumnKind, Key, KeyPart, Table, TableKind},
-    log::{LogKey, LogReader, LogRow, RangeRead},
+    log::{LogKey, LogReader, LogRow, RangeRead, bucket_of},
     port::{Append, CasOutcome, Direction, Durability, Fence, Mutation, Row, Scan, Store, StoreError, StoreResult},
 };

@@ -94,13 +94,30 @@ impl LogReader {
     /// # Errors
     /// Those of [`Store::scan`].
     pub async fn read(&self, log: &LogKey, range: RangeRead) -> StoreResult<Vec<LogRow>> {
-        let mut rows = Vec::new();
         if range.after >= range.up_to || range.limit == 0 {
-            return Ok(rows);
+            return Ok(Vec::new());
         }
-        let starts = self.starts(&log.entity).await?;
-        let first = bucket_of(&starts, range.after.next());
-        let last = bucket_of(&starts, range.up_to);
+        loop {
+            let starts = self.starts(&log.entity).await?;
+            if bucket_of(&starts, range.up_to) < starts.len() as u64 {
+                return self.read_buckets(log, range, &starts).await;
+            }
+            // A bucket is announced before anything stands in it: if there is no newer one now, all there was when this read
+            // began is in those that are known.
+            let (rows, newer) =
+                futures::future::join(self.read_buckets(log, range, &starts), self.has_newer(&log.entity, &starts))
+                    .await;
+            if !newer? {
+                return rows;
+            }
+            self.forget(&log.entity);
+        }
+    }
+
+    async fn read_buckets(&self, log: &LogKey, range: RangeRead, starts: &[Position]) -> StoreResult<Vec<LogRow>> {
+        let mut rows = Vec::new();
+        let first = bucket_of(starts, range.after.next());
+        let last = bucket_of(starts, range.up_to);
         let buckets: Vec<u64> = match range.direction {
             Direction::Forward => (first..=last).collect(),
             Direction::Backward => (first..=last).rev().collect(),
@@ -133,44 +150,47 @@ impl LogReader {
     /// # Errors
     /// Those of [`Store::get`].
     pub async fn get(&self, log: &LogKey, position: Position) -> StoreResult<Option<Bytes>> {
-        let starts = self.starts(&log.entity).await?;
-        let partition = LogKey::partition(&log.entity, bucket_of(&starts, position));
-        let clustering = LogKey::clustering(log.class, &log.sub, position);
-        self.store.get(LogKey::table(log.entity.kind()), &partition, &clustering).await
+        loop {
+            let starts = self.starts(&log.entity).await?;
+            let bucket = bucket_of(&starts, position);
+            let partition = LogKey::partition(&log.entity, bucket);
+            let clustering = LogKey::clustering(log.class, &log.sub, position);
+            let found = self.store.get(LogKey::table(log.entity.kind()), &partition, &clustering).await?;
+            let is_newest = bucket == starts.len() as u64;
+            if found.is_some() || !is_newest || !self.has_newer(&log.entity, &starts).await? {
+                return Ok(found);
+            }
+            self.forget(&log.entity);
+        }
     }
 
-    /// The first positions of the later buckets as far as they are remembered, for the log's own writer.
-    pub fn known_starts(&self, entity: &EntityId) -> Arc<[Position]> {
-        let starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
-        starts.get(entity).cloned().unwrap_or_else(|| Arc::from([]))
+    /// Whether the log has a bucket after the newest in `starts`.
+    async fn has_newer(&self, entity: &EntityId, starts: &[Position]) -> StoreResult<bool> {
+        let partition = key![entity.kind().as_str(), entity];
+        let next = key![starts.len() as u64 + 1];
+        Ok(self.store.get(&tables::LOG_BUCKETS, &partition, &next).await?.is_some())
     }
 
-    /// Makes [`Self::known_starts`] complete.
+    /// The first positions of the buckets 1, 2, … of a log, as they stand in the store.
     ///
     /// # Errors
     /// Those of [`Store::scan`].
-    pub async fn load_starts(&self, entity: &EntityId) -> StoreResult<()> {
-        self.starts(entity).await.map(drop)
+    pub async fn stored_starts(&self, entity: &EntityId) -> StoreResult<Vec<Position>> {
+        let partition = key![entity.kind().as_str(), entity];
+        let rows = self.store.scan(Scan::new(&tables::LOG_BUCKETS, partition, Key::EMPTY, usize::MAX)).await?;
+        rows.iter().map(|row| crate::record::decode::<u64>(&row.value).map(Position)).collect()
     }
 
-    /// Forgets what is remembered of `entity`: its log has a new bucket.
-    pub fn forget(&self, entity: &EntityId) {
+    fn forget(&self, entity: &EntityId) {
         self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(entity);
     }
 
-    /// The first positions of the later buckets. A writer in this process keeps them complete; a reader elsewhere must
-    /// [`Self::forget`] when it hears of a new bucket.
+    /// The first positions of the later buckets, as far as they are known.
     async fn starts(&self, entity: &EntityId) -> StoreResult<Arc<[Position]>> {
         if let Some(known) = self.starts.lock().unwrap_or_else(PoisonError::into_inner).get(entity) {
             return Ok(Arc::clone(known));
         }
-        let partition = key![entity.kind().as_str(), entity];
-        let rows = self.store.scan(Scan::new(&tables::LOG_BUCKETS, partition, Key::EMPTY, usize::MAX)).await?;
-        let starts: Arc<[Position]> = rows
-            .iter()
-            .map(|row| crate::record::decode::<u64>(&row.value).map(Position))
-            .collect::<StoreResult<Vec<_>>>()?
-            .into();
+        let starts: Arc<[Position]> = self.stored_starts(entity).await?.into();
         let mut lists = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
         if lists.len() >= BUCKET_LISTS_MAX {
             lists.clear();
@@ -181,6 +201,6 @@ impl LogReader {
 }
 
 /// The bucket in which a record at `position` would stand.
-fn bucket_of(starts: &[Position], position: Position) -> u64 {
+pub fn bucket_of(starts: &[Position], position: Position) -> u64 {
     starts.partition_point(|start| *start <= position) as u64
 }

@@ -49,7 +49,10 @@ struct Partition {
 
 type Data = BTreeMap<(u8, Key), Partition>;
 
+type Observer = Box<dyn Fn(&Append) + Send>;
+
 struct State {
+    observer: Option<Observer>,
     data: Data,
     faults: Faults,
     rng: StdRng,
@@ -79,14 +82,24 @@ enum Fate {
 impl ModelStore {
     /// An empty store without faults. `spans_partitions` says which of the two kinds of stores it models.
     pub fn new(seed: u64, spans_partitions: bool) -> Self {
-        let state =
-            State { data: Data::new(), faults: Faults::default(), rng: StdRng::seed_from_u64(seed), appends: 0 };
+        let state = State {
+            observer: None,
+            data: Data::new(),
+            faults: Faults::default(),
+            rng: StdRng::seed_from_u64(seed),
+            appends: 0,
+        };
         Self { state: Arc::new(Mutex::new(state)), spans_partitions }
     }
 
     /// Sets the faults from here on.
     pub fn set_faults(&self, faults: Faults) {
         self.lock().faults = faults;
+    }
+
+    /// Shows every append to `observer` at the moment in which it is applied. The observer must not ask the store.
+    pub fn observe(&self, observer: impl Fn(&Append) + Send + 'static) {
+        self.lock().observer = Some(Box::new(observer));
     }
 
     /// How many appends were applied.
@@ -190,6 +203,9 @@ impl State {
             return Err(StoreError::Fenced(partition.fence));
         }
         partition.fence = Some(append.fence);
+        if let Some(observer) = &self.observer {
+            observer(&append);
+        }
         for (clustering, value) in append.rows {
             self.put(append.table, append.partition.clone(), clustering, value);
         }

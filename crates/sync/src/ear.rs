@@ -191,6 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn a_promise_is_not_believed_without_what_was_said_before_it() {
+        let mut ear = Ear::new(1);
+        ear.heartbeat(&heartbeat(1, 10, 1, true, &[(0, 1, 3)]));
+        // The record 4 and the heartbeat after it are lost; so is the record 5 and the full list after it.
+        assert_eq!(ear.heartbeat(&heartbeat(1, 20, 1, false, &[(0, 1, 4)])), [ShardId(0)]);
+        assert_eq!(ear.closed(), Position(20));
+        ear.heartbeat(&heartbeat(1, 30, 2, false, &[]));
+        assert_eq!(ear.closed(), Position(20));
+        assert_eq!(ear.heartbeat(&heartbeat(1, 40, 3, true, &[(0, 1, 5)])), [ShardId(0)]);
+        assert_eq!(ear.closed(), Position(40));
+    }
+
+    #[test]
     fn an_owner_of_an_earlier_epoch_is_not_believed() {
         let mut ear = Ear::new(1);
         ear.heartbeat(&heartbeat(1, 10, 1, true, &[(0, 1, 3)]));

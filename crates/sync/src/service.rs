@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use cofactor_bus::{Delivery, Heartbeat, Record, Subscription};
+use cofactor_entity::Planted;
 use cofactor_history::History;
 use cofactor_store::{Scan, key, record, tables};
 use cofactor_types::{Clock, EntityId, EntityKind, Fault, Position, ShardId, SyncToken, limits::SHARDS_DEFAULT};
@@ -35,6 +36,12 @@ const SLOT_IDLE_US: u64 = 120_000_000;
 /// How long a token that is ahead of this service is waited for.
 const AHEAD_MAX: Duration = Duration::from_secs(2);
 
+/// How far positions may be ahead of this machine's clock, in microseconds: clocks differ and jump, and successors begin above leases.
+const FUTURE_MAX_US: u64 = 24 * 3_600 * 1_000_000;
+
+/// Rooms whose typing is remembered before those are forgotten where nobody types and nobody listens.
+const TYPING_ROOMS_MAX: usize = 10_000;
+
 /// The longest that a request waits, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
@@ -45,11 +52,13 @@ pub struct SyncOptions {
     pub slots_max: usize,
     /// Shards of the cluster. Until each has been heard of, nothing can be said to be complete.
     pub shard_count: u32,
+    /// For tests only.
+    pub planted: Planted,
 }
 
 impl Default for SyncOptions {
     fn default() -> Self {
-        Self { slots_max: 100_000, shard_count: SHARDS_DEFAULT }
+        Self { slots_max: 100_000, shard_count: SHARDS_DEFAULT, planted: Planted::Nothing }
     }
 }
 
@@ -154,7 +163,9 @@ impl SyncService {
                 }
                 Delivery::Gap => {
                     metrics::counter!("cofactor_sync_gaps_total").increment(1);
-                    self.inner.spoil();
+                    if self.inner.options.planted != Planted::IgnoreBusGaps {
+                        self.inner.spoil();
+                    }
                 }
             }
         }
@@ -177,8 +188,14 @@ impl SyncService {
             let woken = slot.notify.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
+            if self.inner.options.planted == Planted::TokenFromMemory && request.since.is_some() {
+                request.since = slot.view().served.get(&request.device_id).cloned().or(request.since);
+            }
             let answer =
                 self.inner.answer(&slot, &request).instrument(std::mem::replace(&mut wake, Span::none())).await?;
+            if self.inner.options.planted == Planted::TokenFromMemory {
+                slot.view().served.insert(request.device_id.clone(), answer.token.clone());
+            }
             let waits = request.since.is_some() && !request.full_state && !answer.has_news;
             if !waits || request.timeout.is_zero() || timeout.is_elapsed() || *shutdown.borrow() {
                 return Ok(answer.body);
@@ -241,9 +258,13 @@ impl Inner {
         self.hub().typing.get(room_id).cloned()
     }
 
-    /// Waits until this service has heard what the token's maker had heard; a token that is ahead of everything is refused.
+    /// Waits until this service has heard what the token's maker had heard; one that nobody can have made is refused.
     async fn catch_up(&self, since: Option<&SyncToken>) -> Result<(), Fault> {
         let base = since.map_or(Position::ZERO, SyncToken::base);
+        // Positions are times, roughly: nobody has been where this token says that it comes from.
+        if base.0 > self.clock.now_us().saturating_add(FUTURE_MAX_US) {
+            return Err(Fault::invalid("the since token is ahead of this server"));
+        }
         let timeout = tokio::time::sleep(AHEAD_MAX);
         tokio::pin!(timeout);
         // Until the first heartbeat nothing is known of where things are.
@@ -257,11 +278,11 @@ impl Inner {
             tokio::select! {
                 () = heard => {}
                 () = &mut timeout => {
-                    return Err(if self.closed() == Position::ZERO {
-                        Fault::unavailable("not every part of the cluster has been heard of yet; try again")
-                    } else {
-                        Fault::invalid("the since token is ahead of this server")
-                    });
+                    // Not the client's fault: a token of the cluster may be ahead of a node that hears little of it.
+                    return Err(Fault::unavailable(match self.closed() {
+                        Position::ZERO => "not every part of the cluster has been heard of yet; try again",
+                        _ => "this node has not heard of what the since token says was delivered; try again",
+                    }));
                 }
             }
         }
@@ -270,12 +291,13 @@ impl Inner {
 
     fn hear_heartbeat(&self, heartbeat: &Heartbeat) {
         let mut hub = self.hub();
-        let missed = hub.ear.heartbeat(heartbeat);
-        let closed = hub.ear.closed();
-        hub.highest = hub.highest.max(closed);
-        for shard in missed {
-            hub.spoil_shard(shard, self.options.shard_count);
+        let mut missed = hub.ear.heartbeat(heartbeat);
+        if self.options.planted == Planted::IgnoreBusGaps {
+            missed.clear();
         }
+        let closed = hub.ear.closed();
+        hub.highest = hub.highest.max(closed).max(heartbeat.closed);
+        hub.spoil_shards(&missed.into_iter().collect(), self.options.shard_count);
         drop(hub);
         self.closed.fetch_max(closed.0, Ordering::AcqRel);
         self.heard.notify_waiters();
@@ -284,7 +306,8 @@ impl Inner {
     /// Something was missed, nobody knows of whom: every slot is to be built again.
     fn spoil(&self) {
         let mut hub = self.hub();
-        let slots = std::mem::take(&mut hub.slots);
+        // Woken in an order of its own, so that the same seed of a simulation takes the same way.
+        let slots: BTreeMap<_, _> = std::mem::take(&mut hub.slots).into_iter().collect();
         hub.by_room.clear();
         hub.typing.clear();
         drop(hub);
@@ -303,8 +326,8 @@ impl Inner {
             EntityKind::User => hub.hear_user(record),
             EntityKind::Destination => {}
         }
-        if heard == Heard::AfterGap {
-            hub.spoil_shard(record.shard, self.options.shard_count);
+        if heard == Heard::AfterGap && self.options.planted != Planted::IgnoreBusGaps {
+            hub.spoil_shards(&BTreeSet::from([record.shard]), self.options.shard_count);
         }
     }
 
@@ -312,25 +335,26 @@ impl Inner {
     pub(crate) async fn slot(&self, user_id: &UserId) -> Result<Arc<Slot>, Fault> {
         let now_us = self.clock.now_us();
         loop {
-            if let Some(slot) = self.hub().slots.get(user_id).filter(|slot| slot.is_whole()) {
+            let slot = self.known_slot(user_id, now_us);
+            slot.built.get_or_try_init(|| self.build(&slot)).await?;
+            if slot.is_fresh() {
                 slot.touch(now_us);
-                return Ok(Arc::clone(slot));
+                return Ok(slot);
             }
-            let slot = Arc::new(Slot::new(user_id.to_owned(), now_us));
-            let before = {
-                // Known to the hub first, so that what happens while it is being built reaches it.
-                let mut hub = self.hub();
-                hub.make_room(self.options.slots_max, now_us);
-                hub.slots.insert(user_id.to_owned(), Arc::clone(&slot))
-            };
-            // Another request is building, or its building failed: whoever waits on that slot looks again.
-            if let Some(before) = before {
-                before.spoil();
-            }
-            self.build(&slot).await?;
-            metrics::counter!("cofactor_sync_builds_total").increment(1);
-            slot.complete();
         }
+    }
+
+    /// The one slot that hears for the user. It is known to the hub before it is built, so that what happens meanwhile
+    /// reaches it.
+    fn known_slot(&self, user_id: &UserId, now_us: u64) -> Arc<Slot> {
+        let mut hub = self.hub();
+        if let Some(slot) = hub.slots.get(user_id).filter(|slot| slot.is_fresh()) {
+            return Arc::clone(slot);
+        }
+        hub.make_room(self.options.slots_max, now_us);
+        let slot = Arc::new(Slot::new(user_id.to_owned(), now_us));
+        hub.slots.insert(user_id.to_owned(), Arc::clone(&slot));
+        slot
     }
 
     async fn build(&self, slot: &Arc<Slot>) -> Result<(), Fault> {
@@ -348,7 +372,13 @@ impl Inner {
         let counts = rows(user::state::KEY_COUNTS).await?;
         let rooms = rooms.iter().map(|row| record::decode::<RoomEntry>(&row.value)).collect::<Result<Vec<_>, _>>()?;
         let mut hub = self.hub();
-        let from = hub.highest.max(self.closed());
+        if !hub.slots.get(&slot.user_id).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+            // Another one hears for the user by now, and must not be driven out of the rooms.
+            slot.spoil();
+            return Ok(());
+        }
+        // Above every token: what was missed may be newer than anything heard.
+        let from = hub.highest.max(self.closed()).next();
         let mut view = slot.view();
         for row in counts {
             let counts: KeyCounts = record::decode(&row.value)?;
@@ -369,29 +399,34 @@ impl Inner {
             }
         }
         view.feed.touch_user(from);
+        metrics::counter!("cofactor_sync_builds_total").increment(1);
         Ok(())
     }
 }
 
 impl Hub {
-    /// Something of this shard was missed: whoever has to do with it is to be built again.
-    fn spoil_shard(&mut self, shard: ShardId, shard_count: u32) {
-        let rooms = self.by_room.keys().filter(|room_id| EntityId::room(room_id).shard(shard_count) == shard);
-        let rooms: Vec<OwnedRoomId> = rooms.cloned().collect();
-        let users = self.slots.keys().filter(|user_id| EntityId::user(user_id).shard(shard_count) == shard);
-        let mut users: BTreeSet<OwnedUserId> = users.cloned().collect();
-        for room_id in rooms {
-            users.extend(self.by_room.get(&room_id).into_iter().flat_map(|users| users.keys().cloned()));
+    /// Something of these shards was missed: whoever has to do with them is to be built again. One pass over what is here,
+    /// however many shards changed hands.
+    fn spoil_shards(&mut self, shards: &BTreeSet<ShardId>, shard_count: u32) {
+        if shards.is_empty() {
+            return;
         }
-        self.typing.retain(|room_id, _| EntityId::room(room_id).shard(shard_count) != shard);
-        for user_id in users {
-            if let Some(slot) = self.slots.remove(&user_id) {
-                self.by_room.retain(|_, users| {
-                    users.remove(&user_id);
-                    !users.is_empty()
-                });
-                slot.spoil();
-            }
+        let is_room = |room_id: &OwnedRoomId| shards.contains(&EntityId::room(room_id).shard(shard_count));
+        let is_user = |user_id: &&OwnedUserId| shards.contains(&EntityId::user(user_id).shard(shard_count));
+        let mut users: BTreeSet<OwnedUserId> = self.slots.keys().filter(is_user).cloned().collect();
+        for (_, watchers) in self.by_room.iter().filter(|(room_id, _)| is_room(room_id)) {
+            users.extend(watchers.keys().cloned());
+        }
+        self.typing.retain(|room_id, _| !is_room(room_id));
+        if users.is_empty() {
+            return;
+        }
+        self.by_room.retain(|_, watchers| {
+            watchers.retain(|user_id, _| !users.contains(user_id));
+            !watchers.is_empty()
+        });
+        for slot in users.iter().filter_map(|user_id| self.slots.remove(user_id)) {
+            slot.spoil();
         }
     }
 
@@ -413,6 +448,10 @@ impl Hub {
         if record.class == room::class::TYPING
             && let Ok(typing) = cofactor_wire::decode::<Typing>(&record.payload)
         {
+            if self.typing.len() >= TYPING_ROOMS_MAX {
+                let by_room = &self.by_room;
+                self.typing.retain(|room_id, (_, typing)| !typing.user_ids.is_empty() || by_room.contains_key(room_id));
+            }
             self.typing.insert(room_id.clone(), (record.position, typing));
         }
         for slot in self.by_room.get(&room_id).into_iter().flat_map(BTreeMap::values) {

@@ -9,10 +9,10 @@ use std::{
 };
 
 use cofactor_telemetry::Trace;
-use cofactor_types::Position;
+use cofactor_types::{Position, SyncToken};
 use cofactor_wire::user::{KeyCounts, RoomEntry};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tracing::Span;
 
 use crate::feed::Feed;
@@ -22,8 +22,9 @@ use crate::feed::Feed;
 pub(crate) struct Slot {
     pub(crate) user_id: OwnedUserId,
     pub(crate) notify: Notify,
-    /// Set when everything was read from the store. Until then what it does not say means nothing.
-    built: AtomicBool,
+    /// Set when everything was read from the store. Until then what it does not say means nothing. Whoever comes while
+    /// another request reads waits for that, and reads itself if the other gives up.
+    pub(crate) built: OnceCell<()>,
     /// Something was missed: the slot is to be built again.
     stale: AtomicBool,
     used_us: AtomicU64,
@@ -42,6 +43,8 @@ pub(crate) struct View {
     pub(crate) key_counts: BTreeMap<OwnedDeviceId, KeyCounts>,
     /// Up to where to-device messages were acknowledged since this slot was built.
     pub(crate) acknowledged: BTreeMap<OwnedDeviceId, Position>,
+    /// Tokens that were handed out, for a planted bug that trusts them.
+    pub(crate) served: BTreeMap<OwnedDeviceId, SyncToken>,
 }
 
 impl Slot {
@@ -49,7 +52,7 @@ impl Slot {
         Self {
             user_id,
             notify: Notify::new(),
-            built: AtomicBool::new(false),
+            built: OnceCell::new(),
             stale: AtomicBool::new(false),
             used_us: AtomicU64::new(now_us),
             woken_by: Mutex::default(),
@@ -90,14 +93,9 @@ impl Slot {
         self.notify.notify_waiters();
     }
 
-    /// Everything was read from the store: what the slot says is all there is.
-    pub(crate) fn complete(&self) {
-        self.built.store(true, Ordering::Release);
-    }
-
-    /// Whether the slot was built, and nothing was missed since.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.built.load(Ordering::Acquire) && !self.stale.load(Ordering::Acquire)
+    /// Whether nothing was missed since it began to hear.
+    pub(crate) fn is_fresh(&self) -> bool {
+        !self.stale.load(Ordering::Acquire)
     }
 
     pub(crate) fn touch(&self, now_us: u64) {

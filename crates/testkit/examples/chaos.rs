@@ -1,11 +1,19 @@
 //! Runs a server under load and faults and judges what its clients saw.
 
-use std::{fs, io::Write, path::PathBuf, process::ExitCode, rc::Rc, time::Duration};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    rc::Rc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::Parser;
-use cofactor_testkit::chaos::{Deployment, Options, Processes, Report, faults::Kind, run};
+use cofactor_testkit::chaos::{Cluster, Deployment, Options, Processes, Report, faults::Kind, run};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Lines of a node's log that are shown after a failure.
 const LOG_LINES: usize = 60;
@@ -24,17 +32,25 @@ const LOG_LINES: usize = 60;
 #[command(max_term_width = 100)]
 struct Arguments {
     /// The server, as `cargo build --release` makes it.
-    #[arg(long, value_name = "FILE")]
-    binary: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "cluster")]
+    binary: Option<PathBuf>,
+    /// The folder of a cluster that `cargo xtask cluster start` started: it is hit instead of a process of its own. It must
+    /// be whole, and goes on afterwards.
+    #[arg(long, value_name = "DIR", conflicts_with = "binary")]
+    cluster: Option<PathBuf>,
     /// How long there are load and faults; what comes before and after takes about ten seconds more.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// What is chosen.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Kinds of fault: kill, stop, pause. One that is named twice comes twice as often.
-    #[arg(long, value_delimiter = ',', default_values = ["kill", "kill", "stop", "pause"])]
+    /// Kinds of fault: kill, stop, pause; of a cluster also stall (held beyond the lease), kill-bus, flush-bus, pause-store,
+    /// add-worker (once). One that is named twice comes twice as often. All of them unless it is given.
+    #[arg(long, value_delimiter = ',')]
     faults: Vec<Kind>,
+    /// Only nodes whose names begin like this are hit: worker, sync, frontend-1.
+    #[arg(long, value_name = "NAME", default_value = "", requires = "cluster")]
+    hits: String,
     /// No faults: does the checker accept a server that nothing happens to?
     #[arg(long, conflicts_with = "faults")]
     calm: bool,
@@ -52,19 +68,27 @@ struct Arguments {
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let folder = tempfile::Builder::new().prefix("cofactor-chaos-").tempdir().context("no temporary folder")?;
-    let binary =
-        arguments.binary.canonicalize().with_context(|| format!("no server at {}", arguments.binary.display()))?;
-    let deployment: Rc<dyn Deployment> = Rc::new(Processes::embedded(&binary, folder.path())?);
+    let deployment = deployment(&arguments, folder.path())?;
     let options = Options {
         seed: arguments.seed,
         lasts: Duration::from_secs(arguments.seconds),
         users: arguments.users,
         rooms: arguments.rooms,
-        faults: if arguments.calm { Vec::new() } else { arguments.faults.clone() },
+        faults: arguments.kinds(),
+        hits: arguments.hits.clone(),
         run: format!("{:x}", std::process::id()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
-    let outcome = runtime.block_on(run(Rc::clone(&deployment), options));
+    let outcome = runtime.block_on(async {
+        // Whoever ends this ends the processes too: they go with the deployment.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            outcome = run(Rc::clone(&deployment), options) => outcome.map_err(anyhow::Error::from),
+            _ = terminate.recv() => Err(anyhow::anyhow!("told to end")),
+            _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
+        }
+    });
     let code = match &outcome {
         Ok(report) => {
             tell(report, &arguments)?;
@@ -76,12 +100,35 @@ fn main() -> anyhow::Result<ExitCode> {
         }
     };
     if code != ExitCode::SUCCESS {
-        for node in 0..deployment.base_urls().len() {
-            say(&format!("the last lines of the log of node {node}:\n{}", deployment.log_tail(node, LOG_LINES)));
+        for (node, name) in deployment.names().into_iter().enumerate() {
+            say(&format!("the last lines of the log of {name}:\n{}", deployment.log_tail(node, LOG_LINES)));
         }
-        say(&format!("the data and the logs are in {}", folder.keep().display()));
+        let data = arguments.cluster.clone().unwrap_or_else(|| folder.keep());
+        say(&format!("the data and the logs are in {}", data.display()));
     }
     Ok(code)
+}
+
+impl Arguments {
+    /// The kinds of fault that come.
+    fn kinds(&self) -> Vec<Kind> {
+        match (self.calm, self.faults.is_empty(), &self.cluster) {
+            (true, ..) => Vec::new(),
+            (false, false, _) => self.faults.clone(),
+            (false, true, Some(_)) => Kind::CLUSTER.to_vec(),
+            (false, true, None) => vec![Kind::Kill, Kind::Kill, Kind::Stop, Kind::Pause],
+        }
+    }
+}
+
+/// What is hit.
+fn deployment(arguments: &Arguments, folder: &Path) -> anyhow::Result<Rc<dyn Deployment>> {
+    if let Some(cluster) = &arguments.cluster {
+        return Ok(Rc::new(Cluster::of(cluster)?));
+    }
+    let binary = arguments.binary.as_deref().context("no server is named")?;
+    let binary = binary.canonicalize().with_context(|| format!("no server at {}", binary.display()))?;
+    Ok(Rc::new(Processes::embedded(&binary, folder)?))
 }
 
 /// Prints a line; a reader that has gone is no error.
@@ -91,7 +138,8 @@ fn say(line: &str) {
 
 fn tell(report: &Report, arguments: &Arguments) -> anyhow::Result<()> {
     let counts = serde_json::to_string_pretty(&report.counts)?;
-    say(&format!("seed {}: {} faults, {counts}", arguments.seed, report.faults.len()));
+    let outages = serde_json::to_string_pretty(&report.outages)?;
+    say(&format!("seed {}: {} faults, {counts}\noutages {outages}", arguments.seed, report.faults.len()));
     for violation in &report.violations {
         say(&format!("VIOLATION {violation}"));
     }
@@ -105,6 +153,7 @@ fn tell(report: &Report, arguments: &Arguments) -> anyhow::Result<()> {
         let all = json!({
             "seed": arguments.seed,
             "faults": report.faults,
+            "outages": report.outages,
             "counts": report.counts,
             "violations": violations,
         });

@@ -8,13 +8,16 @@
 
 pub mod checker;
 pub mod client;
+mod cluster;
 pub mod deployment;
 mod ending;
 pub mod faults;
 pub mod history;
 pub mod load;
+mod outage;
 mod run;
 mod world;
 
+pub use cluster::Cluster;
 pub use deployment::{Deployment, Processes};
 pub use run::{ChaosError, Options, Report, run};

@@ -18,18 +18,42 @@ pub(crate) struct Seen {
     pub(crate) to_device_acknowledged: BTreeSet<String>,
     /// To-device messages in the order in which the token chain delivered them.
     pub(crate) to_device_synced: Vec<String>,
-    /// One-time keys that were sent, whether or not that was acknowledged.
-    pub(crate) keys_tried: BTreeSet<String>,
-    /// One-time keys whose upload was acknowledged.
-    pub(crate) keys_acknowledged: BTreeSet<String>,
-    /// One-time keys that were handed out, in order, until there was none.
-    pub(crate) keys_claimed: Vec<String>,
-    /// Claims whose answer was lost; each may have taken a key with it.
-    pub(crate) claims_unanswered: usize,
+    /// One-time keys.
+    pub(crate) keys: Keys,
     /// The events of the receipts that were acknowledged, in order.
     pub(crate) receipts_acknowledged: Vec<String>,
     /// The event of the receipt that stands at the end.
     pub(crate) receipt: Option<String>,
+}
+
+/// The one-time keys of one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Keys {
+    /// Keys that were sent, whether or not that was acknowledged.
+    pub(crate) tried: BTreeSet<String>,
+    /// Keys whose upload was acknowledged.
+    pub(crate) acknowledged: BTreeSet<String>,
+    /// Keys that were handed out, in order, until there was none.
+    pub(crate) claimed: Vec<String>,
+    /// Claims whose answer was lost; each may have taken a key with it.
+    pub(crate) unanswered: usize,
+}
+
+impl Keys {
+    /// What is wrong, if anything is.
+    pub(crate) fn violation(&self) -> Option<String> {
+        if let Some(key) = places(self.claimed.iter().map(String::as_str)).1.first() {
+            return Some(format!("the one-time key {key} was handed out twice"));
+        }
+        let claimed: BTreeSet<_> = self.claimed.iter().cloned().collect();
+        if let Some(key) = claimed.difference(&self.tried).next() {
+            return Some(format!("the one-time key {key} was never uploaded"));
+        }
+        let gone = self.acknowledged.difference(&claimed).count();
+        let unanswered = self.unanswered;
+        (gone > unanswered)
+            .then(|| format!("{gone} one-time keys are gone, but only {unanswered} claims went unanswered"))
+    }
 }
 
 /// The place of each of `all`, and those that come again.
@@ -73,21 +97,7 @@ impl Seen {
         if let Some(message) = self.to_device_acknowledged.difference(&came).next() {
             return Some(format!("the to-device message {message} was acknowledged and is lost"));
         }
-        self.keys_violation().or_else(|| self.receipts_violation())
-    }
-
-    fn keys_violation(&self) -> Option<String> {
-        if let Some(key) = places(self.keys_claimed.iter().map(String::as_str)).1.first() {
-            return Some(format!("the one-time key {key} was handed out twice"));
-        }
-        let claimed: BTreeSet<_> = self.keys_claimed.iter().cloned().collect();
-        if let Some(key) = claimed.difference(&self.keys_tried).next() {
-            return Some(format!("the one-time key {key} was never uploaded"));
-        }
-        let gone = self.keys_acknowledged.difference(&claimed).count();
-        let unanswered = self.claims_unanswered;
-        (gone > unanswered)
-            .then(|| format!("{gone} one-time keys are gone, but only {unanswered} claims went unanswered"))
+        self.keys.violation().or_else(|| self.receipts_violation())
     }
 
     fn receipts_violation(&self) -> Option<String> {

@@ -7,6 +7,9 @@
 
 pub mod chaos;
 mod checker;
+pub mod cluster;
+mod connection;
 pub mod lab;
+mod life;
 mod node;
 pub mod simulation;

@@ -1,27 +1,24 @@
 //! A simulated node.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use cofactor_bus::local::{LocalBus, LocalShared};
 use cofactor_entity::{KeeperOptions, Placement, Planted};
 use cofactor_node::{Core, CoreParts, Identity, backends::Backends};
 use cofactor_shard::Role;
-use cofactor_store::{
-    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreResult, Table, model::ModelStore,
-};
+use cofactor_store::model::ModelStore;
 use cofactor_sync::SyncOptions;
-use cofactor_types::{Clock, Entropy, Position};
+use cofactor_types::{Clock, Entropy};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+use crate::{connection::Connection, life::Life};
 
 /// Shards of the simulated deployment: enough for rooms and users to lie in different ones.
 const SHARDS: u32 = 16;
@@ -80,92 +77,11 @@ impl Entropy for SimEntropy {
 /// How long an entity stays in memory without being asked anything.
 pub(crate) const IDLE: Duration = Duration::from_secs(5);
 
-/// A node's connection to the store; a dead node's calls never come back, and begin nothing.
-#[derive(Clone)]
-struct Connection {
-    store: ModelStore,
-    alive: Arc<AtomicBool>,
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connection")
-    }
-}
-
-impl Connection {
-    async fn live(&self) -> &ModelStore {
-        if !self.alive.load(Ordering::Acquire) {
-            std::future::pending::<()>().await;
-        }
-        &self.store
-    }
-
-    /// An answer that reaches the node, if there still is one.
-    async fn answered<T>(&self, answer: T) -> T {
-        self.live().await;
-        answer
-    }
-}
-
-#[async_trait]
-impl Store for Connection {
-    async fn get(&self, table: &'static Table, partition: &Key, clustering: &Key) -> StoreResult<Option<Bytes>> {
-        let answer = self.live().await.get(table, partition, clustering).await;
-        self.answered(answer).await
-    }
-
-    async fn scan(&self, scan: Scan) -> StoreResult<Vec<Row>> {
-        let answer = self.live().await.scan(scan).await;
-        self.answered(answer).await
-    }
-
-    async fn write(&self, batch: Vec<Mutation>, durability: Durability) -> StoreResult<()> {
-        let answer = self.live().await.write(batch, durability).await;
-        self.answered(answer).await
-    }
-
-    async fn write_at(&self, batch: Vec<Mutation>, position: Position) -> StoreResult<()> {
-        let answer = self.live().await.write_at(batch, position).await;
-        self.answered(answer).await
-    }
-
-    async fn append(&self, append: Append) -> StoreResult<()> {
-        let answer = self.live().await.append(append).await;
-        self.answered(answer).await
-    }
-
-    async fn fence(&self, table: &'static Table, partition: &Key) -> StoreResult<Option<Fence>> {
-        let answer = self.live().await.fence(table, partition).await;
-        self.answered(answer).await
-    }
-
-    async fn compare_and_set(
-        &self,
-        table: &'static Table,
-        partition: &Key,
-        clustering: &Key,
-        expected: Option<Bytes>,
-        new: Option<Bytes>,
-    ) -> StoreResult<CasOutcome> {
-        let answer = self.live().await.compare_and_set(table, partition, clustering, expected, new).await;
-        self.answered(answer).await
-    }
-
-    fn spans_partitions(&self) -> bool {
-        self.store.spans_partitions()
-    }
-
-    async fn close(&self) -> StoreResult<()> {
-        Ok(())
-    }
-}
-
 /// One life of a node.
 #[derive(Debug)]
 pub(crate) struct SimNode {
     pub(crate) core: Core,
-    alive: Arc<AtomicBool>,
+    life: Life,
     background: JoinHandle<()>,
     _shutdown: watch::Sender<bool>,
 }
@@ -192,11 +108,11 @@ impl SimNode {
         entropy: &Arc<SimEntropy>,
         planted: Planted,
     ) -> Option<Self> {
-        let alive = Arc::new(AtomicBool::new(true));
+        let life = Life::default();
         let clock: Arc<dyn Clock> = Arc::new(clock.clone());
         let entropy: Arc<dyn Entropy> = Arc::clone(entropy) as Arc<dyn Entropy>;
         let backends = Backends::new(
-            Arc::new(Connection { store: store.clone(), alive: Arc::clone(&alive) }),
+            Arc::new(Connection::new(store, &life, planted)),
             Arc::new(LocalBus::default()),
             Arc::new(LocalShared::new(Arc::clone(&clock))),
         );
@@ -226,17 +142,22 @@ impl SimNode {
         .ok()?;
         let run = core.run();
         let background = actix_rt::spawn(async move {
+            let keep = async {
+                // What fails at the beginning is tried again by what follows.
+                let _ = keeper.begin().await;
+                keeper.run().await
+            };
             tokio::select! {
                 () = run => {}
-                _ = keeper.run() => {}
+                _ = keep => {}
             }
         });
-        Some(Self { core, alive, background, _shutdown: shutdown })
+        Some(Self { core, life, background, _shutdown: shutdown })
     }
 
     /// Ends the node between two of its steps.
     pub(crate) fn crash(&self) {
-        self.alive.store(false, Ordering::Release);
+        self.life.kill();
         self.background.abort();
     }
 }

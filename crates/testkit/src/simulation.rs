@@ -1,9 +1,9 @@
 //! One simulated day of a small server: people talk while the store fails and the node crashes.
 
 mod keys;
-#[cfg(test)]
-mod parting;
 mod receipts;
+#[cfg(test)]
+mod scenes;
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc, time::Duration};
 
@@ -33,6 +33,9 @@ const MESSAGES: usize = 12;
 /// Crashes of one run.
 const CRASHES: usize = 3;
 
+/// A run takes less time than this, by the simulated clock.
+const RUN_MAX: Duration = Duration::from_secs(300);
+
 /// Faults of one run.
 const FAULTS: Faults = Faults {
     unavailable_permille: 10,
@@ -57,7 +60,12 @@ pub struct Outcome {
 /// # Panics
 /// If the runtime cannot be made.
 pub fn run(seed: u64, planted: Planted) -> Outcome {
-    system(seed).block_on(simulate(seed, planted))
+    system(seed).block_on(async move {
+        // Who insists on what is lost insists for ever.
+        let ended = tokio::time::timeout(RUN_MAX, simulate(seed, planted)).await;
+        let stuck = || Outcome { trace: String::new(), violation: Some("the run comes to no end".to_owned()) };
+        ended.unwrap_or_else(|_| stuck())
+    })
 }
 
 /// A runtime whose clock stands still while anything can be done, and whose choices come from the seed.

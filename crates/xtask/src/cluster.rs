@@ -202,7 +202,11 @@ fn what_is_missing(all: &[(&Node, Health)]) -> Option<String> {
     let expected = standing.clone().count() as u64;
     let (mut owned, mut shards) = (0, 0);
     for (node, health) in standing {
-        let Health::Ready(numbers) = health else { return Some(format!("{} is not ready", node.name)) };
+        let numbers = match health {
+            Health::Ready(numbers) => numbers,
+            Health::Down => return Some(format!("{} does not run", node.name)),
+            Health::Paused | Health::Starting => return Some(format!("{} is not ready", node.name)),
+        };
         if numbers.members != expected {
             return Some(format!("{} sees {} of {expected} processes", node.name, numbers.members));
         }

@@ -36,6 +36,9 @@ pub fn render(report: &Report) -> String {
     for note in &report.notes {
         let _ = write!(out, "<p class=\"note\">{}</p>", escape(note));
     }
+    for failure in &report.failures {
+        let _ = write!(out, "<p class=\"note invalid\">Not measured: {}</p>", escape(failure));
+    }
     if let Some(floor) = &report.floor {
         let _ = write!(out, "<p class=\"note\">{}</p>", escape(&table::floors(floor)));
     }

@@ -44,6 +44,9 @@ pub fn render(report: &Report) -> String {
             let _ = writeln!(out, "  {example}");
         }
     }
+    for failure in &report.failures {
+        let _ = writeln!(out, "NOT MEASURED: {failure}");
+    }
     for note in &report.notes {
         let _ = writeln!(out, "{note}");
     }

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 
-use super::{Case, Context, FloorOf, Plan, Sample, Scenario, cost_of};
+use super::{Case, Context, FloorOf, Plan, Sample, Scenario, add_open, cost_of};
 use crate::check::{Ledger, Reader, verify};
-use crate::load::{Arrivals, open, operation};
+use crate::load::{Operation, operation};
+use crate::matrix::{Homeserver, Session};
 use crate::world::{Room, World};
 
 /// A fresh scenario.
@@ -56,24 +57,9 @@ impl Scenario for Send {
         let (room, readers) = self.rooms.get_mut(&case.size).context("the case was not prepared")?;
         let sender = world.users(1, &context.progress).await?[0].clone();
         let ledger = Ledger::new(&format!("{}-{}-{}-{round}", plan.run, case.size, case.in_flight));
-        let (server, room_id) = (Arc::clone(&world.server), room.id.clone());
-        // Numbers run on over warm-up, capacity and open arrivals: each is one event.
-        let next = Arc::new(AtomicU64::new(0));
-        let work = {
-            let ledger = Arc::clone(&ledger);
-            operation(move |_| {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let (server, ledger, sender) = (Arc::clone(&server), Arc::clone(&ledger), sender.clone());
-                let room_id = room_id.clone();
-                async move { ledger.send(&server, &sender, &room_id, number).await }
-            })
-        };
+        let work = sending(&world.server, &ledger, &sender, &room.id);
         let mut sample = cost_of(&world.target.pids, case.in_flight, plan, &work).await;
-        if let (true, Some(capacity)) = (plan.open, &sample.capacity) {
-            sample.offered = offered(capacity.rate(), plan);
-            let seed = plan.seed.wrapping_add(u64::from(round));
-            sample.open = Some(open(arrivals(sample.offered, plan, seed), &work).await?);
-        }
+        add_open(&mut sample, plan, round, &work).await?;
         if !readers.is_empty() {
             sample.findings = Some(
                 verify(&world.server, &room.id, &ledger, readers, plan.patience, plan.check_deliveries_max).await?,
@@ -83,17 +69,18 @@ impl Scenario for Send {
     }
 }
 
-/// The rate of open arrivals for a capacity, so that no phase has more requests than allowed.
-pub(super) fn offered(capacity: f64, plan: &Plan) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let most = plan.requests_max as f64 / plan.time.as_secs_f64().max(1e-3);
-    (capacity * plan.open_load).min(most).min(plan.open_rate_max).max(1.0)
-}
-
-/// Open arrivals at a rate, for the time of the plan.
-pub(super) fn arrivals(rate: f64, plan: &Plan, seed: u64) -> Arrivals {
-    let in_flight_max = plan.open_in_flight_max;
-    Arrivals { rate, warm_up: plan.warm_up, counted: plan.time, in_flight_max, seed }
+/// An operation that sends one event to a room and keeps it in a ledger. Numbers run on over everything that is done
+/// with it: each is one event.
+pub(super) fn sending(server: &Arc<Homeserver>, ledger: &Arc<Ledger>, sender: &Session, room_id: &str) -> Operation {
+    let next = Arc::new(AtomicU64::new(0));
+    let (server, ledger, sender) = (Arc::clone(server), Arc::clone(ledger), sender.clone());
+    let room_id = room_id.to_owned();
+    operation(move |_| {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let (server, ledger, sender) = (Arc::clone(&server), Arc::clone(&ledger), sender.clone());
+        let room_id = room_id.clone();
+        async move { ledger.send(&server, &sender, &room_id, number).await }
+    })
 }
 
 /// At most `count` of some things, evenly spread, with the first and the last.

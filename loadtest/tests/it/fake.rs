@@ -137,7 +137,7 @@ impl Fake {
             let mut model = self.model.lock().unwrap();
             model.sends += 1;
             let number = model.sends;
-            if self.fault == Fault::Refuse && number % 10 == 0 {
+            if self.fault == Fault::Refuse && number.is_multiple_of(10) {
                 return (500, json!({ "errcode": "M_UNKNOWN" }));
             }
             let event_id = format!("${number}");
@@ -154,8 +154,8 @@ impl Fake {
         };
         self.news.notify_waiters();
         match self.fault {
-            Fault::Hang if number % 10 == 0 => std::future::pending().await,
-            Fault::WrongId if number % 10 == 0 => (200, json!({ "event_id": "$other" })),
+            Fault::Hang if number.is_multiple_of(10) => std::future::pending().await,
+            Fault::WrongId if number.is_multiple_of(10) => (200, json!({ "event_id": "$other" })),
             _ => (200, json!({ "event_id": event_id })),
         }
     }

@@ -1,5 +1,6 @@
 //! The load test against a server whose faults are known: every fault must be reported as what it is, and a server
 //! without faults must come out clean.
+#![expect(clippy::unwrap_used, reason = "a test fails where an assumption does")]
 
 mod fake;
 
@@ -24,20 +25,15 @@ fn plan() -> Plan {
     Plan {
         members: vec![3],
         rooms: vec![2],
+        changed: Vec::new(),
         in_flight: vec![4],
         rounds: 1,
         time: Duration::from_millis(200),
         warm_up: Duration::ZERO,
         requests_max: 60,
-        open: true,
-        open_load: 0.5,
         open_rate_max: 500.0,
-        open_in_flight_max: 100,
-        check_members: 10,
-        check_deliveries_max: 100_000,
-        patience: Patience { late: Duration::from_millis(100), lost: Duration::from_secs(1) },
-        seed: 1,
-        run: "test".to_owned(),
+        patience: Patience { late: Duration::from_millis(300), lost: Duration::from_secs(3) },
+        ..Plan::default()
     }
 }
 
@@ -92,7 +88,7 @@ async fn reordered_events_are_reported_as_out_of_order() {
 
 #[tokio::test]
 async fn delayed_events_are_reported_as_late_and_not_as_lost() {
-    let report = sends(Fault::Delay(Duration::from_millis(600))).await;
+    let report = sends(Fault::Delay(Duration::from_millis(1000))).await;
     let findings = report.rows[0].findings.clone().unwrap();
     assert!(findings.late > 0 && findings.lost + findings.repeated + findings.reordered == 0, "{findings:?}");
     assert!(!report.valid());
@@ -113,6 +109,27 @@ async fn refusals_and_silence_are_counted_apart_and_are_no_losses() {
     let hung = sends(Fault::Hang).await;
     let row = &hung.rows[0];
     assert!(row.timed_out >= 1 && row.failed.is_empty() && row.invalid.is_none(), "{row:?}");
+}
+
+#[tokio::test]
+async fn everybody_who_waits_is_woken_once_by_each_event() {
+    let plan = Plan { waiters: vec![3], ..plan() };
+    let report = measure(Fault::None, "wake", plan).await.unwrap();
+    let findings = report.rows[0].findings.clone().unwrap();
+    assert!(report.valid(), "{findings:?}");
+    assert_eq!((findings.events, findings.members, findings.deliveries), (2, 3, 6));
+    assert!(report.rows[0].figures["ms until the last waiter has it"] < 1000.0);
+}
+
+#[tokio::test]
+async fn a_scenario_that_cannot_be_measured_says_why_and_the_others_go_on() {
+    let target = Fake::start(Fault::None).await;
+    let known: Vec<&Known> = ALL.iter().filter(|known| ["media", "incremental"].contains(&known.name)).collect();
+    let context = Context { plan: plan(), progress: Progress::silent() };
+    let report = run(&mut [world(target).await.unwrap()], &known, None, &context).await.unwrap();
+    assert!(report.failures[0].starts_with("media: preparing media upload"), "{:?}", report.failures);
+    assert!(!report.valid() && report.rows.iter().all(|row| row.scenario == "incremental"));
+    assert!(table::render(&report).contains("NOT MEASURED: media"));
 }
 
 #[tokio::test]

@@ -178,9 +178,15 @@ async def paginate(alice, bob, room_id):
     begin("pages backwards and forwards meet, and so does the context of an event")
     since = bob.next_batch
     for number in range(12):
-        await say(alice, room_id, f"page {number}")
+        last = await say(alice, room_id, f"page {number}")
     short = {"room": {"timeline": {"limit": 5}}}
-    gap = await until(bob, "a limited timeline", lambda answer: room_id in answer.rooms.join and answer, sync_filter=short)
+
+    def ends_with_last(answer):
+        room = answer.rooms.join.get(room_id)
+        return room and room.timeline.events[-1].event_id == last and answer
+
+    # What alice was told is sent may reach bob a moment later; he asks from the same place until all of it is there.
+    gap = await until(bob, "a limited timeline", ends_with_last, sync_filter=short, since=since)
     timeline = gap.rooms.join[room_id].timeline
     check(timeline.limited and len(timeline.events) == 5, f"limited: {timeline.limited}, {len(timeline.events)} events")
     backwards = await page(bob, room_id, timeline.prev_batch, MessageDirection.back)

@@ -28,8 +28,9 @@ const OPEN: &[&str] = &[
     "POST /_matrix/client/v3/register",
     "POST /_matrix/client/v3/register/email/requestToken",
     "POST /_matrix/client/v3/register/msisdn/requestToken",
-    // Optional there, so that features of a user can be told.
+    // Optional there: features of a user, and rooms that only a member may know of, can be told.
     "GET /_matrix/client/versions",
+    "GET /_matrix/client/v1/room_summary/{room_id_or_alias}",
 ];
 
 /// What stands outside of the specification's prefixes: for the operator's own tools.
@@ -43,7 +44,12 @@ fn stable(path: &str) -> String {
     let path = path.replace("/client/r0/", "/client/v3/").replace("/client/unstable/", "/client/v3/");
     let path = path.replace("org.matrix.msc2918/", "").replace("uk.tcpip.msc4133/", "");
     let validity = "/client/v3/org.matrix.msc3231/register/org.matrix.msc3231.login.registration_token/";
-    path.replace(validity, "/client/v1/register/m.login.registration_token/")
+    let path = path.replace(validity, "/client/v1/register/m.login.registration_token/");
+    match path.strip_prefix("/_matrix/client/v3/im.nheko.summary/rooms/").and_then(|rest| rest.strip_suffix("/summary"))
+    {
+        Some(room) => format!("/_matrix/client/v1/room_summary/{room}"),
+        None => path,
+    }
 }
 
 fn is_open(method: &str, path: &str) -> bool {

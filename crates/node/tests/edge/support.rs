@@ -40,7 +40,7 @@ pub(crate) fn shared() -> &'static Server {
 pub(crate) fn start(change: impl FnOnce(&mut Config)) -> Server {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let data_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("edge-{count}"));
+    let data_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("edge-{}-{count}", std::process::id()));
     let _ = std::fs::remove_dir_all(&data_dir);
     drop(logs());
     let mut config = Config { server_name: "edge.example".into(), data_dir: data_dir.clone(), ..Config::default() };

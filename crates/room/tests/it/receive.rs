@@ -234,12 +234,13 @@ fn local_events_meet_the_same_judgement() {
     let allowed =
         world.build(CAROL, "m.room.member", Some(CAROL), object(&json!({ "membership": "join" })), None, &state);
     let forbidden = world.build(CAROL, "m.room.message", None, object(&json!({})), None, &state);
-    let judge = |pdu: Arc<Pdu>| {
-        let verified = Verified::local(Pdu::clone(&pdu));
-        verified.check_auth_events(None, &world).unwrap().judge(&state, &state)
+    let judge = |pdu: &Arc<Pdu>| {
+        let verified = Verified::local(Pdu::clone(pdu));
+        let in_steps = verified.clone().check_auth_events(None, &world).unwrap().judge(&state, &state);
+        [in_steps, verified.judge_authored(&world, &state)]
     };
-    assert!(matches!(judge(allowed), Outcome::Accepted(_)));
-    assert!(matches!(judge(forbidden), Outcome::Rejected { .. }));
+    assert!(judge(&allowed).iter().all(|outcome| matches!(outcome, Outcome::Accepted(_))));
+    assert!(judge(&forbidden).iter().all(|outcome| matches!(outcome, Outcome::Rejected { .. })));
 }
 
 /// S2: a second create event, and events that rest on one.

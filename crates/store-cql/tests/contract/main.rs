@@ -270,14 +270,14 @@ async fn the_later_write_stands_although_the_clock_stepped_back(stage: &Stage) {
 async fn conditional_rows_are_compared_without_changing_them(stage: &Stage) {
     let store = stage.empty().await;
     let none = async || {
-        store.compare_and_set(&tables::LEASES, &key!["shard 1"], &Key::EMPTY, None, None).await.expect("an answer")
+        store.compare_and_set(&tables::LEASES, &key![1_u64], &Key::EMPTY, None, None).await.expect("an answer")
     };
     assert_eq!(none().await, CasOutcome::Applied);
     let value = Some(Bytes::from_static(b"node 1"));
-    let set = store.compare_and_set(&tables::LEASES, &key!["shard 1"], &Key::EMPTY, None, value.clone()).await;
+    let set = store.compare_and_set(&tables::LEASES, &key![1_u64], &Key::EMPTY, None, value.clone()).await;
     assert_eq!(set, Ok(CasOutcome::Applied));
     assert_eq!(none().await, CasOutcome::Found(value));
-    let rows = store.scan(Scan::new(&tables::LEASES, key!["shard 1"], Key::EMPTY, 10)).await.expect("a scan");
+    let rows = store.scan(Scan::new(&tables::LEASES, key![1_u64], Key::EMPTY, 10)).await.expect("a scan");
     assert_eq!(rows.len(), 1);
 }
 

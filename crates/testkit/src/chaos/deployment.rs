@@ -13,13 +13,13 @@ use std::{
 use async_trait::async_trait;
 
 /// How long a process may take to become ready.
-const READY_MAX: Duration = Duration::from_secs(60);
+pub(super) const READY_MAX: Duration = Duration::from_secs(60);
 
 /// How long a process may take to end when it is asked to.
-const STOP_MAX: Duration = Duration::from_secs(20);
+pub(super) const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// How often a process is looked at while something of it is awaited.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The part of a log that is searched, in bytes.
 const LOG_BYTES_MAX: u64 = 64 << 20;
@@ -48,13 +48,19 @@ pub enum DeploymentError {
         /// The time that it had.
         within: Duration,
     },
+    /// A fault that this kind of deployment cannot have.
+    #[error("{0}: not with one process and the embedded store")]
+    NotHere(&'static str),
 }
 
 /// The nodes of one server. Nodes are numbered from 0; each listens on an address of its own.
 #[async_trait(?Send)]
 pub trait Deployment {
-    /// Where clients find the nodes, in the order of their numbers.
+    /// Where clients find those of the nodes that serve them.
     fn base_urls(&self) -> Vec<String>;
+
+    /// What the nodes are called, in the order of their numbers.
+    fn names(&self) -> Vec<String>;
 
     /// The token that lets somebody register.
     fn registration_token(&self) -> String;
@@ -95,6 +101,55 @@ pub trait Deployment {
     /// If it cannot be started or does not become ready.
     async fn restart(&self, node: usize) -> Result<(), DeploymentError>;
 
+    /// Waits until every node is ready after a fault, and starts those again that ended as they may: their names.
+    ///
+    /// # Errors
+    /// If one ended as it may not, or does not become ready.
+    async fn settle(&self) -> Result<Vec<String>, DeploymentError> {
+        Ok(Vec::new())
+    }
+
+    /// Ends what the nodes tell one another news with, without warning.
+    ///
+    /// # Errors
+    /// If there is none.
+    async fn kill_bus(&self) -> Result<(), DeploymentError> {
+        Err(DeploymentError::NotHere("kill-bus"))
+    }
+
+    /// Starts it again; it remembers nothing.
+    ///
+    /// # Errors
+    /// If there is none, or it does not start.
+    async fn restart_bus(&self) -> Result<(), DeploymentError> {
+        Err(DeploymentError::NotHere("kill-bus"))
+    }
+
+    /// Lets it forget everything.
+    ///
+    /// # Errors
+    /// If there is none, or it refuses.
+    async fn flush_bus(&self) -> Result<(), DeploymentError> {
+        Err(DeploymentError::NotHere("flush-bus"))
+    }
+
+    /// Holds the server of the store, or lets it go on.
+    ///
+    /// # Errors
+    /// If there is none.
+    async fn pause_store(&self, is_paused: bool) -> Result<(), DeploymentError> {
+        let _ = is_paused;
+        Err(DeploymentError::NotHere("pause-store"))
+    }
+
+    /// Adds a worker, and waits until it has its share. The numbers of the other nodes may change.
+    ///
+    /// # Errors
+    /// If there cannot be one more.
+    async fn add_worker(&self) -> Result<(), DeploymentError> {
+        Err(DeploymentError::NotHere("add-worker"))
+    }
+
     /// The last `lines` lines of a node's log.
     fn log_tail(&self, node: usize, lines: usize) -> String;
 
@@ -131,7 +186,7 @@ impl Process {
     }
 }
 
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DeploymentError {
+pub(super) fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> DeploymentError {
     let what = what.into();
     move |error| DeploymentError::Io(what, error)
 }
@@ -234,16 +289,21 @@ impl Processes {
     }
 
     fn log(&self, node: usize) -> String {
-        let read = || {
-            let mut file = File::open(&self.nodes[node].log)?;
-            let length = file.metadata()?.len();
-            io::Seek::seek(&mut file, io::SeekFrom::Start(length.saturating_sub(LOG_BYTES_MAX)))?;
-            let mut bytes = Vec::new();
-            io::Read::read_to_end(&mut file, &mut bytes)?;
-            Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        read().unwrap_or_else(|error| format!("the log cannot be read: {error}"))
+        read_log(&self.nodes[node].log, 0)
     }
+}
+
+/// What a log says from a byte on, at most its last [`LOG_BYTES_MAX`].
+pub(super) fn read_log(path: &Path, from: u64) -> String {
+    let read = || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        io::Seek::seek(&mut file, io::SeekFrom::Start(length.saturating_sub(LOG_BYTES_MAX).max(from)))?;
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut file, &mut bytes)?;
+        Ok::<_, io::Error>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    read().unwrap_or_else(|error| format!("the log cannot be read: {error}"))
 }
 
 /// A path as a TOML string: its debug form escapes what TOML wants escaped.
@@ -255,6 +315,10 @@ fn toml_string(path: &Path) -> String {
 impl Deployment for Processes {
     fn base_urls(&self) -> Vec<String> {
         self.nodes.iter().map(|process| process.url.clone()).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        (0..self.nodes.len()).map(|node| format!("node {node}")).collect()
     }
 
     fn registration_token(&self) -> String {

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 pub(crate) use chain::Follower;
 pub(crate) use keys::{claim, key_count};
 pub(crate) use registers::{account_data_registers, read_account_data, read_device_keys, read_state, state_registers};
+pub(crate) use speak::Message;
 
 use crate::chaos::world::World;
 

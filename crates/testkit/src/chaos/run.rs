@@ -16,6 +16,7 @@ use crate::chaos::{
     faults::{self, Choice, Kind},
     history::Ended,
     load::{self, Follower},
+    outage::{self, Outages},
     world::{Phase, Size, World},
 };
 
@@ -49,6 +50,8 @@ pub struct Options {
     pub rooms: usize,
     /// Kinds of fault.
     pub faults: Vec<Kind>,
+    /// The beginning of the names of the nodes that faults may hit; empty for all.
+    pub hits: String,
     /// What sets the names of this run apart from those of others on the same server.
     pub run: String,
 }
@@ -74,6 +77,8 @@ pub struct Report {
     pub violations: Vec<Violation>,
     /// The faults, each with when it came.
     pub faults: Vec<String>,
+    /// How long rooms could not be written to, by kind of fault.
+    pub outages: Value,
     /// How much happened.
     pub counts: Value,
 }
@@ -102,8 +107,8 @@ async fn run_here(deployment: Rc<dyn Deployment>, options: Options) -> Result<Re
         chains.push(tokio::task::spawn_local(follower.follow()));
     }
     let writers = load::start(&world);
-    let happened = Rc::new(RefCell::new(Vec::new()));
-    disturb(&*deployment, &world, &options, &happened).await?;
+    let happened = RefCell::new(Vec::new());
+    let outages = disturb(&*deployment, &world, &options, &happened).await?;
 
     world.phase.send_replace(Phase::Probe);
     finish("writers", writers, WRITERS_MAX).await?;
@@ -112,10 +117,11 @@ async fn run_here(deployment: Rc<dyn Deployment>, options: Options) -> Result<Re
     finish("chains", chains, CHAINS_MAX).await?;
     if options.faults.contains(&Kind::Kill) {
         // What is read now is what the disk has.
-        for node in 0..world.client.nodes() {
+        let all = 0..deployment.names().len();
+        for node in all.clone() {
             deployment.kill(node).await?;
-            deployment.restart(node).await?;
         }
+        futures::future::try_join_all(all.map(|node| deployment.restart(node))).await?;
     }
     ending::read_everything(&world).await;
     for panic in deployment.panics() {
@@ -126,7 +132,7 @@ async fn run_here(deployment: Rc<dyn Deployment>, options: Options) -> Result<Re
         world.complain(format!("nothing is proved: {habit}: 0"));
     }
     let violations = checker::check(&world.history.borrow());
-    Ok(Report { violations, faults: happened.take(), counts })
+    Ok(Report { violations, faults: happened.take(), outages: outages.told(), counts })
 }
 
 /// Injects faults one after the other until the time is over.
@@ -135,20 +141,34 @@ async fn disturb(
     world: &World,
     options: &Options,
     happened: &RefCell<Vec<String>>,
-) -> Result<(), DeploymentError> {
+) -> Result<Outages, DeploymentError> {
     let end = Instant::now() + options.lasts;
-    for fault in Choice::new(options.seed, world.client.nodes(), &options.faults) {
+    let names = deployment.names();
+    let hit = (0..names.len()).filter(|node| names[*node].starts_with(&options.hits)).collect();
+    let mut outages = Outages::default();
+    for (number, fault) in Choice::new(options.seed, hit, &options.faults).enumerate() {
         if Instant::now() + fault.after > end {
             break;
         }
         tokio::time::sleep(fault.after).await;
         let from = world.client.now().0 / 1_000;
-        faults::inject(deployment, &fault).await?;
+        let inject = async {
+            faults::inject(deployment, &fault).await?;
+            deployment.settle().await
+        };
+        let (revived, outage) = outage::during(world, number, inject).await?;
         let until = world.client.now().0 / 1_000;
-        happened.borrow_mut().push(format!("{from} ms to {until} ms: {fault}"));
+        let what = fault.told(&names);
+        let ended = if revived.is_empty() { String::new() } else { format!(", {} ended", revived.join(", ")) };
+        let longest = outage.as_millis();
+        happened.borrow_mut().push(format!("{from} ms to {until} ms: {what}{ended}; a room waited {longest} ms"));
+        if fault.kind.outage_max().is_some_and(|max| outage > max) {
+            world.complain(format!("at {from} ms, after {what}, a room could not be written to for {longest} ms"));
+        }
+        outages.add(fault.kind, outage);
     }
     tokio::time::sleep_until(end).await;
-    Ok(())
+    Ok(outages)
 }
 
 async fn finish(what: &str, tasks: Vec<JoinHandle<()>>, within: Duration) -> Result<(), ChaosError> {

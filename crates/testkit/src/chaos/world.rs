@@ -169,7 +169,7 @@ impl World {
             },
             Answer::Refused { status, body } => {
                 if refusal == Refusal::Wrong {
-                    self.complain(format!("{request} was refused at {invoked:?}: {status} {body}"));
+                    self.complain(format!("{request} was refused at {invoked}: {status} {body}"));
                 }
                 (Ended::Refused, false)
             }
@@ -267,7 +267,7 @@ pub(crate) struct Size {
 
 impl World {
     /// Makes accounts and rooms on a server that nothing happens to yet. Everybody is in every room; the last two of
-    /// each keep parting.
+    /// each keep parting. The first half has two devices each.
     pub(crate) async fn create(
         client: Client,
         seed: u64,
@@ -290,7 +290,7 @@ impl World {
             let name = format!("u{number}-{run}");
             let first = world.register(&name, registration_token).await?;
             let mut devices = vec![Rc::new(first)];
-            if number < 2 {
+            if number < size.users / 2 {
                 devices.push(Rc::new(world.login(&name).await?));
             }
             let churns = number + 2 >= size.users && number > 1;

@@ -26,11 +26,11 @@ pub(super) async fn upload(world: Rc<World>, person: OwnedUserId) {
         let one_time: BTreeMap<String, Bytes> =
             (0..KEYS).map(|key| (format!("{ALGORITHM}:{number}.{key}"), Bytes::from_static(b"{}"))).collect();
         let names: Vec<_> = one_time.keys().cloned().collect();
-        world.seen.borrow_mut().keys_tried.extend(names.iter().cloned());
+        world.seen.borrow_mut().keys.tried.extend(names.iter().cloned());
         let device_id = device_id!("PHONE").to_owned();
         let command = UserCommand::UploadKeys { device_id, device_keys: None, one_time, fallback: BTreeMap::new() };
         world.insist(async |node| node.core.users.ask(&person, command.clone()).await).await;
-        world.seen.borrow_mut().keys_acknowledged.extend(names);
+        world.seen.borrow_mut().keys.acknowledged.extend(names);
     }
 }
 
@@ -57,8 +57,8 @@ async fn claim_one(world: &World, person: &OwnedUserId) -> bool {
     };
     let reply = world.insist(ask).await;
     let mut seen = world.seen.borrow_mut();
-    seen.claims_unanswered += asked.get() - 1;
+    seen.keys.unanswered += asked.get() - 1;
     let UserReply::Claimed(claimed) = reply else { return false };
-    seen.keys_claimed.extend(claimed.iter().map(|(_, key_id, _)| key_id.clone()));
+    seen.keys.claimed.extend(claimed.iter().map(|(_, key_id, _)| key_id.clone()));
     !claimed.is_empty()
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// Where ports are looked for: below those that systems give to outgoing connections, so that a process that was killed
-/// finds its own free again.
-const PORT_FIRST: u16 = 22_000;
-const PORTS: u16 = 10_000;
+/// Where ports are looked for: below those that systems give to outgoing connections and those that `scripts/services`
+/// choose from, so that a process that was killed finds its own free again.
+const PORT_FIRST: u16 = 4_000;
+const PORTS: u16 = 4_000;
 
 /// The most processes of one role.
 const PROCESSES_MAX: usize = 32;

@@ -61,11 +61,14 @@ pub(crate) fn spawn(folder: &Folder, binary: &Path, node: &str) -> Result<()> {
     fs::write(folder.pid(node), child.id().to_string()).context("cannot write the process id")
 }
 
-/// The id of a process, if it runs. One that has ended but is reaped by nobody has no command line; what got its number
-/// later has another.
+/// The id of a process, if it runs; not of one that has ended and is reaped by nobody, nor of what got its number later.
 pub(crate) fn running(folder: &Folder, node: &str) -> Option<u32> {
     let pid: u32 = fs::read_to_string(folder.pid(node)).ok()?.trim().parse().ok()?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    if command.is_empty() {
+        // The dead have no command line, and neither has, for a moment, what is being started.
+        return state(pid).filter(|state| *state != 'Z').map(|_| pid);
+    }
     let config = folder.config(node);
     String::from_utf8_lossy(&command).contains(config.to_str()?).then_some(pid)
 }
@@ -115,7 +118,7 @@ pub(crate) fn until(patience: Duration, mut is_so: impl FnMut() -> bool) -> bool
 /// How a process is.
 pub(crate) fn health(folder: &Folder, node: &Node) -> Health {
     let Some(pid) = running(folder, &node.name) else { return Health::Down };
-    if is_paused(pid) {
+    if state(pid) == Some('T') {
         return Health::Paused;
     }
     let is_ready = get(node.http_port, "/health/ready").is_ok_and(|(status, _)| status == 200);
@@ -125,10 +128,11 @@ pub(crate) fn health(folder: &Folder, node: &Node) -> Health {
     }
 }
 
-fn is_paused(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+/// The letter that the system has for the state of a process.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may hold blanks and parentheses; the state follows its last one.
-    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 /// The resident memory of a process, in MiB.
@@ -198,7 +202,7 @@ mod tests {
     #[test]
     fn this_process_runs_and_does_not_stand_still() {
         let pid = std::process::id();
-        assert!(!is_paused(pid));
+        assert!(state(pid).is_some_and(|state| !['T', 'Z'].contains(&state)));
         assert!(memory_mib(pid) > 0);
     }
 }

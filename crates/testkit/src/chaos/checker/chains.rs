@@ -11,7 +11,7 @@ use crate::chaos::history::{Chain, History, Text};
 pub(super) fn check(history: &History, orders: &Orders<'_>, found: &mut Found) {
     for ((reader, room), chain) in &history.chains {
         if let Some(order) = orders.rooms.get(&**room) {
-            Walk { reader, room, chain, order }.check(found);
+            Walk { reader, room, chain, order, orders }.check(found);
         }
     }
     for (user, change) in &history.device_changes {
@@ -22,7 +22,7 @@ pub(super) fn check(history: &History, orders: &Orders<'_>, found: &mut Found) {
             let news = history.device_news.get(&(reader.clone(), user.clone()));
             if news.is_none_or(|news| *news < change.invoked()) {
                 found.add(Property::DeviceList, || {
-                    format!("{reader} was not told of the change of {user}'s devices at {:?}", change.invoked())
+                    format!("{reader} was not told of the change of {user}'s devices at {}", change.invoked())
                 });
             }
         }
@@ -35,6 +35,7 @@ struct Walk<'h> {
     room: &'h str,
     chain: &'h Chain,
     order: &'h Order<'h>,
+    orders: &'h Orders<'h>,
 }
 
 impl Walk<'_> {
@@ -65,16 +66,31 @@ impl Walk<'_> {
         for stay in self.stays() {
             // What was before the chain began is not its business.
             let from = first.map_or(*stay.start(), |first| first.max(*stay.start()));
-            for place in (from..=*stay.end()).filter(|place| !covered[*place]) {
-                let entry = &self.order.entries[place];
-                found.add(Property::Chain, || format!("{reader} never got {}, number {place} of {room}", entry.what()));
+            for hole in (from..=*stay.end()).collect::<Vec<_>>().chunk_by(|a, b| covered[*a] == covered[*b]) {
+                if let [first, ..] = hole
+                    && !covered[*first]
+                {
+                    found.add(Property::Chain, || self.hole(*first, hole.len()));
+                }
             }
         }
     }
 
+    /// Names a run of events that never came.
+    fn hole(&self, first: usize, length: usize) -> String {
+        let Self { reader, room, order, orders, .. } = self;
+        let entry = &order.entries[first];
+        let sent = entry.body.as_deref().and_then(|body| orders.sent.get(body));
+        let when = match sent.and_then(|sent| sent.operation.acknowledged()) {
+            Some(moment) => format!(", acknowledged at {moment}"),
+            None => String::new(),
+        };
+        format!("{reader} never got {length} in a row, number {first} of {room} and on: {}{when}", entry.what())
+    }
+
     /// Who has left sees nothing of what comes after. Who came back may see it; that begins another list.
     fn after_parting(&self, visit: &[Text], found: &mut Found) {
-        let Self { reader, room, chain, order } = self;
+        let Self { reader, room, chain, order, .. } = self;
         let places = || visit.iter().filter_map(|event| order.by_event.get(&**event).copied());
         let own = |place: &usize| order.entries[*place].member.as_ref().filter(|(user, _)| *user == chain.user);
         let Some(parting) = places().filter(|place| own(place).is_some()).max() else { return };

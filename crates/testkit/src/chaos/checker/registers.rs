@@ -70,7 +70,7 @@ impl Register<'_> {
         {
             found.add(Property::Fresh, || {
                 let (newer, at) = (&latest.value, read.invoked);
-                format!("{value} was read from {register} at {at:?}, after {newer} had been acknowledged")
+                format!("{value} was read from {register} at {at}, after {newer} had been acknowledged")
             });
         }
     }
@@ -112,7 +112,7 @@ fn in_the_order(read: &Read, order: &Order<'_>, overwritten: &HashMap<(&str, &st
     {
         found.add(Property::Fresh, || {
             let at = read.invoked;
-            format!("{value} was read from {register} at {at:?}; what follows it was acknowledged at {moment:?}")
+            format!("{value} was read from {register} at {at}; what follows it was acknowledged at {moment}")
         });
     }
 }

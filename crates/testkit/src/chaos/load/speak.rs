@@ -62,7 +62,7 @@ async fn send(world: &World, device: &Device, room: &Text, body: Text, rng: &mut
 }
 
 /// A message with a transaction id of its own.
-pub(super) struct Message {
+pub(crate) struct Message {
     room: Text,
     body: Text,
     transaction: (Text, Text),
@@ -70,7 +70,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    pub(super) fn new(device: &Device, room: &Text, body: Text, too_large: bool) -> Self {
+    pub(crate) fn new(device: &Device, room: &Text, body: Text, too_large: bool) -> Self {
         let transaction = body.replace(['@', '/', ' ', ':'], "-");
         let mut content = json!({ "msgtype": "m.text", "body": body });
         if too_large {
@@ -86,11 +86,11 @@ impl Message {
         Operation { tries: vec![one] }
     }
 
-    pub(super) async fn insist(&self, world: &World) -> Operation<Text> {
+    pub(crate) async fn insist(&self, world: &World) -> Operation<Text> {
         world.insist(&self.request, made).await
     }
 
-    pub(super) fn note(self, world: &World, operation: Operation<Text>) {
+    pub(crate) fn note(self, world: &World, operation: Operation<Text>) {
         let Self { room, body, transaction, .. } = self;
         world.history.borrow_mut().sent.push(Sent { room, body, transaction: Some(transaction), operation });
     }
