@@ -144,7 +144,7 @@ impl<E: Entity> EntityActor<E> {
         };
         if !self.env.positions().has_room() {
             let fault = Fault::unavailable("this node's lease has ended; it must renew it before it can act");
-            let _ = reply.send(Answer::Reply(Err(fault)));
+            reply.send(Answer::Reply(Err(fault)));
             return;
         }
         let change = Change::default();
