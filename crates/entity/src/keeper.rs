@@ -41,7 +41,7 @@ const BEATS_A_LEASE: u32 = 4;
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The partition of the members table.
-const CLUSTER: &str = "cluster";
+pub(crate) const CLUSTER: &str = "cluster";
 
 /// What a node says of itself.
 #[derive(Clone, Debug)]
@@ -68,13 +68,13 @@ pub trait ShardHost: std::fmt::Debug + Send + Sync + 'static {
 
 /// A row of the `members` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct MemberRow {
-    name: String,
-    address: String,
-    roles: Vec<String>,
-    draining: bool,
+pub(crate) struct MemberRow {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) roles: Vec<String>,
+    pub(crate) draining: bool,
     /// Rises while the node lives.
-    beat: u64,
+    pub(crate) beat: u64,
 }
 
 /// When another node was last seen to move.
@@ -169,6 +169,7 @@ impl Pulse {
                 if error == LeaseError::Ended {
                     return error;
                 }
+                metrics::counter!("cofactor_lease_failures_total").increment(1);
                 tracing::warn!(%error, "the lease could not be renewed; trying again");
                 tokio::time::sleep(RETRY).await;
             }
@@ -298,6 +299,7 @@ impl Shards {
             Some(row) => !row.alive || Lease::bury(&**store, node, &row).await?.is_some(),
         };
         if over {
+            metrics::counter!("cofactor_members_buried_total").increment(1);
             tracing::warn!(%node, "a node is gone; its shards pass on");
             store.write(vec![member(node, None)], Durability::Deferred).await?;
         } else {
@@ -362,10 +364,14 @@ impl Shards {
         if tokio::time::timeout(DRAIN_MAX, self.host.drain(shard)).await.is_err() {
             tracing::warn!(%shard, "actors did not finish in time; their shard is handed over all the same");
         }
-        takeover::release(&self.env, shard, epoch).await.unwrap_or_else(|error| {
+        let given = takeover::release(&self.env, shard, epoch).await.unwrap_or_else(|error| {
             tracing::warn!(%shard, %error, "a shard was not handed over; trying again");
             Given::Doubtful
-        })
+        });
+        if given == Given::Back {
+            metrics::counter!("cofactor_shards_released_total").increment(1);
+        }
+        given
     }
 
     /// Tells the next owner, which would notice by itself a beat later.
@@ -447,6 +453,7 @@ async fn take_one(
 ) -> Tried {
     let (tried, error) = match takeover::take(env, shard, leases).await {
         Ok(Taken::Ours(unfinished)) => {
+            metrics::counter!("cofactor_shards_taken_total").increment(1);
             unfinished.iter().for_each(|entity| host.wake(entity));
             return Tried::Done;
         }
