@@ -37,6 +37,9 @@ const TELL_MAX: Duration = Duration::from_secs(1);
 /// How often a lease is renewed within its length.
 const BEATS_A_LEASE: u32 = 4;
 
+/// How often within the length of a lease a node looks who is there: a dead one is noticed so much later than it could be.
+const LOOKS_A_LEASE: u32 = 12;
+
 /// How soon a failed attempt to take a shard or to renew the lease is repeated.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -224,11 +227,11 @@ struct Shards {
 
 impl Shards {
     async fn run(&mut self) {
-        let mut interval = tokio::time::interval(self.options.lease / BEATS_A_LEASE);
+        let mut interval = tokio::time::interval(self.options.lease / LOOKS_A_LEASE);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ownership = Arc::clone(self.env.ownership());
         loop {
-            // Shards that could not be had because a call failed are tried again at once, not a beat later.
+            // Shards that could not be had because a call failed are tried again at once, not a look later.
             if !self.failed.is_empty() {
                 tokio::time::sleep(RETRY).await;
                 let failed = std::mem::take(&mut self.failed);
@@ -374,7 +377,7 @@ impl Shards {
         given
     }
 
-    /// Tells the next owner, which would notice by itself a beat later.
+    /// Tells the next owner, which would notice by itself a look later.
     fn tell(&self, address: String, shards: Vec<ShardId>) {
         let Some(transport) = self.env.transport().cloned() else { return };
         let Ok(frame) = cofactor_wire::encode(&ShardCall::Released { shards }) else { return };
