@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cofactor_bus::{Delivery, Heartbeat, Record, Subscription};
+use cofactor_bus::{Delivery, Heartbeat, Listener, Record};
 use cofactor_entity::Planted;
 use cofactor_history::History;
 use cofactor_store::{Scan, key, record, tables};
@@ -117,18 +117,6 @@ impl SyncService {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Hears the bus until it closes.
-    pub async fn run(&self, mut subscription: Box<dyn Subscription>) {
-        while let Some(delivery) = subscription.next().await {
-            match delivery {
-                Delivery::Record(record) => self.inner.hear(&record),
-                Delivery::Heartbeat(heartbeat) => self.inner.hear_heartbeat(&heartbeat),
-                Delivery::Gap if self.inner.options.planted == Planted::IgnoreBusGaps => {}
-                Delivery::Gap => self.inner.spoil(),
-            }
-        }
-    }
-
     /// Answers a request: an encoded JSON object.
     ///
     /// # Errors
@@ -182,6 +170,17 @@ impl SyncService {
     ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Fault> {
         let slot = self.inner.slot(user_id).await?;
         self.inner.device_changes(&slot, from, Some(to)).await
+    }
+}
+
+impl Listener for SyncService {
+    fn hear(&self, delivery: &Delivery) {
+        match delivery {
+            Delivery::Record(record) => self.inner.hear(record),
+            Delivery::Heartbeat(heartbeat) => self.inner.hear_heartbeat(heartbeat),
+            Delivery::Gap if self.inner.options.planted == Planted::IgnoreBusGaps => {}
+            Delivery::Gap => self.inner.spoil(),
+        }
     }
 }
 
