@@ -193,15 +193,12 @@ impl Core {
 
     /// What must run for the node to live: hearing the bus, heartbeats. Ends when the bus closes.
     pub fn run(&self) -> impl Future<Output = ()> + 'static {
-        let (env, service) = (self.env.clone(), self.service.clone());
-        let subscription = service.is_some().then(|| env.bus().subscribe());
+        let env = self.env.clone();
+        let hear = match self.service.clone() {
+            Some(service) => env.bus().listen(Arc::new(service)),
+            None => Box::pin(std::future::pending()),
+        };
         async move {
-            let hear = async {
-                match (service, subscription) {
-                    (Some(service), Some(subscription)) => service.run(subscription).await,
-                    _ => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = env.heartbeats() => {}
                 () = hear => {}

@@ -5,6 +5,11 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use cofactor_node::{Config, EXAMPLE, Node, admin};
+use mimalloc::MiMalloc;
+
+/// What is asked on one thread is often given back on another, which the system's allocator pays dearly for.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Cofactor, a Matrix homeserver.
 ///

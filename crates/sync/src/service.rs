@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use cofactor_bus::{Delivery, Heartbeat, Record, Subscription};
+use cofactor_bus::{Delivery, Heartbeat, Listener, Record};
 use cofactor_entity::Planted;
 use cofactor_history::History;
 use cofactor_store::{Scan, key, record, tables};
@@ -148,29 +148,6 @@ impl SyncService {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Hears the bus until it closes.
-    pub async fn run(&self, mut subscription: Box<dyn Subscription>) {
-        while let Some(delivery) = subscription.next().await {
-            match delivery {
-                Delivery::Record(record) => {
-                    let delay_us = self.inner.clock.now_us().saturating_sub(record.position.0);
-                    metrics::histogram!("cofactor_bus_delay_seconds").record(delay_us as f64 / 1e6);
-                    self.inner.hear(&record);
-                }
-                Delivery::Heartbeat(heartbeat) => {
-                    metrics::counter!("cofactor_bus_heartbeats_total").increment(1);
-                    self.inner.hear_heartbeat(&heartbeat);
-                }
-                Delivery::Gap => {
-                    metrics::counter!("cofactor_sync_gaps_total").increment(1);
-                    if self.inner.options.planted != Planted::IgnoreBusGaps {
-                        self.inner.spoil();
-                    }
-                }
-            }
-        }
-    }
-
     /// Answers a request: an encoded JSON object.
     ///
     /// # Errors
@@ -241,6 +218,28 @@ impl SyncService {
     ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Fault> {
         let slot = self.inner.slot(user_id).await?;
         self.inner.device_changes(&slot, from, Some(to)).await
+    }
+}
+
+impl Listener for SyncService {
+    fn hear(&self, delivery: &Delivery) {
+        match delivery {
+            Delivery::Record(record) => {
+                let delay_us = self.inner.clock.now_us().saturating_sub(record.position.0);
+                metrics::histogram!("cofactor_bus_delay_seconds").record(delay_us as f64 / 1e6);
+                self.inner.hear(record);
+            }
+            Delivery::Heartbeat(heartbeat) => {
+                metrics::counter!("cofactor_bus_heartbeats_total").increment(1);
+                self.inner.hear_heartbeat(heartbeat);
+            }
+            Delivery::Gap => {
+                metrics::counter!("cofactor_sync_gaps_total").increment(1);
+                if self.inner.options.planted != Planted::IgnoreBusGaps {
+                    self.inner.spoil();
+                }
+            }
+        }
     }
 }
 
