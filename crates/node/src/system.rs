@@ -127,7 +127,7 @@ impl Serve for NodeServer {
             },
             Target::Sync => self.sync.serve(&call.frame).await,
             Target::Shards => {
-                let ShardCall::Released { shards } = wire::decode(&call.frame)?;
+                let ShardCall::Released { shards } = wire::asked(&call.frame)?;
                 self.env.ownership().offer(shards);
                 Ok(Bytes::new())
             }
