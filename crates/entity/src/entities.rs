@@ -166,7 +166,7 @@ impl<E: Entity> Entities<E> {
                     let frame = wire::encode(&command)?;
                     match route.call(&address, Target::Entity(id.clone()), frame).await {
                         Err(fault) if matches!(fault.class, ErrorClass::NotOwner | ErrorClass::Unavailable) => {}
-                        outcome => return wire::decode(&outcome?),
+                        outcome => return wire::answered(&outcome?),
                     }
                 }
                 Place::Nowhere => {}
@@ -180,7 +180,7 @@ impl<E: Entity> Entities<E> {
     /// # Errors
     /// [`ErrorClass::NotOwner`] if it does not; else as [`Self::ask`].
     pub async fn serve(&self, id: &EntityId, frame: &[u8]) -> Result<Bytes, Fault> {
-        match self.ask_here(id, wire::decode(frame)?).await {
+        match self.ask_here(id, wire::asked(frame)?).await {
             Asked::Answered(reply) => wire::encode(&reply?),
             Asked::NotHere(_) => Err(not_owner()),
         }

@@ -299,7 +299,7 @@ impl Shards {
         let store = self.env.store();
         let over = match Lease::read(&**store, node).await? {
             None => true,
-            Some(row) => !row.alive || Lease::bury(&**store, node, &row).await?.is_some(),
+            Some(seen) => !seen.row.alive || Lease::bury(&**store, node, &seen).await?.is_some(),
         };
         if over {
             metrics::counter!("cofactor_members_buried_total").increment(1);
@@ -466,4 +466,21 @@ async fn take_one(
     };
     tracing::warn!(%shard, %error, "a shard could not be taken; trying again");
     tried
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_members_are_read_for_ever() {
+        let row = MemberRow {
+            name: "worker-1".to_owned(),
+            address: "192.0.2.1:8009".to_owned(),
+            roles: vec!["worker".to_owned()],
+            draining: true,
+            beat: 300,
+        };
+        cofactor_golden::Golden::new("store/member").record(&[row]);
+    }
 }

@@ -57,7 +57,7 @@ impl Survey {
                 address: said.address,
                 roles: said.roles.iter().filter_map(|word| Role::parse(word)).collect(),
                 draining: said.draining,
-                lease: Lease::read(store, node).await?.map(|row| (row.alive, row.end)),
+                lease: Lease::read(store, node).await?.map(|seen| (seen.row.alive, seen.row.end)),
             });
         }
         let last = takeover::slice(ShardId(shard_count.saturating_sub(1)));

@@ -135,7 +135,7 @@ impl NodeServer {
             },
             Target::Sync => sync.serve(&call.frame).await,
             Target::Shards => {
-                let ShardCall::Released { shards } = wire::decode(&call.frame)?;
+                let ShardCall::Released { shards } = wire::asked(&call.frame)?;
                 env.ownership().offer(shards);
                 Ok(Bytes::new())
             }
