@@ -259,7 +259,13 @@ impl Shards {
     async fn look(&mut self) -> Result<(), StoreError> {
         // Before the rows are read: if this process stands still while it reads them, that is nobody else's silence.
         let now_us = self.env.clock().steady_us();
-        let rows = self.env.store().scan(Scan::new(&tables::MEMBERS, key![CLUSTER], Key::EMPTY, usize::MAX)).await?;
+        let rows = self.env.store().scan(Scan::new(&tables::MEMBERS, key![CLUSTER], Key::EMPTY, usize::MAX)).await;
+        let took_us = self.env.clock().steady_us().saturating_sub(now_us);
+        if rows.is_err() || took_us > self.length_us / u64::from(BEATS_A_LEASE) {
+            // While the store does not answer nobody can say that it lives: whoever is silent then is given a whole lease.
+            self.seen.clear();
+        }
+        let rows = rows?;
         let me = self.env.ownership().node();
         let mut members = Vec::with_capacity(rows.len());
         for row in rows {

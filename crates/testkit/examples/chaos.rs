@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Kinds of fault: kill, stop, pause; of a cluster also stall (held beyond the lease), kill-bus, flush-bus, pause-store,
-    /// add-worker (once). One that is named twice comes twice as often. All of them unless it is given.
+    /// kill-store, add-worker (once). One that is named twice comes twice as often. All of them unless it is given.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Kind>,
     /// Only nodes whose names begin like this are hit: worker, sync, frontend-1.
@@ -60,6 +60,10 @@ struct Arguments {
     /// How many rooms there are.
     #[arg(long, default_value_t = 6)]
     rooms: usize,
+    /// How many seconds a room may wait when a node is killed. More where other work shares the machine: there it says
+    /// nothing about the server.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    outage_max: u64,
     /// Where to write what happened, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -76,6 +80,7 @@ fn main() -> anyhow::Result<ExitCode> {
         rooms: arguments.rooms,
         faults: arguments.kinds(),
         hits: arguments.hits.clone(),
+        outage_max: Duration::from_secs(arguments.outage_max),
         run: format!("{:x}", std::process::id()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;

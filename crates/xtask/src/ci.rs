@@ -144,10 +144,12 @@ fn clients(root: &Path) -> Result<()> {
     succeed(Command::new(root.join("scripts/clients")).arg(server(root)).current_dir(root))
 }
 
-/// Runs the real clients against a whole cluster of the built server. The script stops it whatever happens, and prints the
-/// ends of its logs if a client fails.
+/// Runs the real clients against a whole cluster of the built server, and then lets faults hit it under load. The script
+/// stops it whatever happens, and prints the ends of its logs if a client fails.
 fn cluster(root: &Path) -> Result<()> {
-    succeed(Command::new(root.join("scripts/clients")).arg("--cluster").arg(server(root)).current_dir(root))
+    let mut clients = Command::new(root.join("scripts/clients"));
+    clients.arg("--cluster").arg(server(root)).env("CLIENTS", "api nio js chaos");
+    succeed(clients.current_dir(root))
 }
 
 #[cfg(test)]

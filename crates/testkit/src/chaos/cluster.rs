@@ -34,6 +34,7 @@ const REDIS_MAX: Duration = Duration::from_secs(2);
 struct Plan {
     binary: PathBuf,
     token: String,
+    cql: String,
     redis: String,
     nodes: Vec<Node>,
 }
@@ -198,6 +199,23 @@ impl Cluster {
     }
 }
 
+/// What is not a process of the server.
+impl Cluster {
+    fn signal_store(&self, name: &str) -> Result<(), DeploymentError> {
+        let path = self.folder.join("cql/pid");
+        let missing = || io_error(path.display().to_string())(io::ErrorKind::NotFound.into());
+        send_signal(read_id(&path).ok_or_else(missing)?, name)
+    }
+
+    /// Starts a service again on its data and its port.
+    async fn serve_again(&self, service: &str, address: &str) -> Result<(), DeploymentError> {
+        let port = address.rsplit(':').next().unwrap_or_default();
+        let mut command = Command::new(root().join("scripts/services").join(service));
+        command.arg("start").arg(self.folder.join(service)).arg(port);
+        run(command).await
+    }
+}
+
 /// Runs a command that takes a while, and lets the clients go on meanwhile.
 async fn run(mut command: Command) -> Result<(), DeploymentError> {
     command.current_dir(root()).stdin(Stdio::null()).stdout(Stdio::null());
@@ -297,11 +315,8 @@ impl Deployment for Cluster {
     }
 
     async fn restart_bus(&self) -> Result<(), DeploymentError> {
-        let (redis, folder) = (self.plan.borrow().redis.clone(), self.folder.join("redis"));
-        let port = redis.rsplit(':').next().unwrap_or_default();
-        let mut command = Command::new(root().join("scripts/services/redis"));
-        command.arg("start").arg(folder).arg(port);
-        run(command).await
+        let address = self.plan.borrow().redis.clone();
+        self.serve_again("redis", &address).await
     }
 
     async fn flush_bus(&self) -> Result<(), DeploymentError> {
@@ -309,9 +324,16 @@ impl Deployment for Cluster {
     }
 
     async fn pause_store(&self, is_paused: bool) -> Result<(), DeploymentError> {
-        let path = self.folder.join("cql/pid");
-        let missing = || io_error(path.display().to_string())(io::ErrorKind::NotFound.into());
-        send_signal(read_id(&path).ok_or_else(missing)?, if is_paused { "STOP" } else { "CONT" })
+        self.signal_store(if is_paused { "STOP" } else { "CONT" })
+    }
+
+    async fn kill_store(&self) -> Result<(), DeploymentError> {
+        self.signal_store("KILL")
+    }
+
+    async fn restart_store(&self) -> Result<(), DeploymentError> {
+        let address = self.plan.borrow().cql.clone();
+        self.serve_again("cql", &address).await
     }
 
     async fn add_worker(&self) -> Result<(), DeploymentError> {

@@ -142,6 +142,22 @@ pub trait Deployment {
         Err(DeploymentError::NotHere("pause-store"))
     }
 
+    /// Kills the server of the store without warning.
+    ///
+    /// # Errors
+    /// If there is none.
+    async fn kill_store(&self) -> Result<(), DeploymentError> {
+        Err(DeploymentError::NotHere("kill-store"))
+    }
+
+    /// Starts the server of the store again, on what its disk has.
+    ///
+    /// # Errors
+    /// If there is none, or it does not come.
+    async fn restart_store(&self) -> Result<(), DeploymentError> {
+        Err(DeploymentError::NotHere("kill-store"))
+    }
+
     /// Adds a worker, and waits until it has its share. The numbers of the other nodes may change.
     ///
     /// # Errors

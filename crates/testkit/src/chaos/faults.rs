@@ -12,9 +12,6 @@ const STALL_MS: (u64, u64) = (7_000, 9_000);
 /// How long a store is held, in milliseconds: shorter than a lease.
 const STORE_MS: (u64, u64) = (1_000, 3_000);
 
-/// How soon the rooms of a node that was killed must be writable: its lease, and what it takes the others to notice.
-const AFTER_KILL_MAX: Duration = Duration::from_secs(10);
-
 /// Kinds of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -32,6 +29,8 @@ pub enum Kind {
     FlushBus,
     /// The server of the store is held for a while.
     PauseStore,
+    /// The server of the store is killed without warning and started again.
+    KillStore,
     /// One more worker comes, once a run.
     AddWorker,
 }
@@ -41,7 +40,7 @@ impl Kind {
     pub const ALL: [Self; 3] = [Self::Kill, Self::Stop, Self::Pause];
 
     /// What can happen to a cluster; the common ones more often.
-    pub const CLUSTER: [Self; 10] = [
+    pub const CLUSTER: [Self; 11] = [
         Self::Kill,
         Self::Kill,
         Self::Stop,
@@ -51,11 +50,12 @@ impl Kind {
         Self::KillBus,
         Self::FlushBus,
         Self::PauseStore,
+        Self::KillStore,
         Self::AddWorker,
     ];
 
     /// The names, as they are chosen by.
-    const NAMES: [(&'static str, Self); 8] = [
+    const NAMES: [(&'static str, Self); 9] = [
         ("kill", Self::Kill),
         ("stop", Self::Stop),
         ("pause", Self::Pause),
@@ -63,6 +63,7 @@ impl Kind {
         ("kill-bus", Self::KillBus),
         ("flush-bus", Self::FlushBus),
         ("pause-store", Self::PauseStore),
+        ("kill-store", Self::KillStore),
         ("add-worker", Self::AddWorker),
     ];
 
@@ -71,9 +72,9 @@ impl Kind {
         matches!(self, Self::Kill | Self::Stop | Self::Pause | Self::Stall)
     }
 
-    /// The longest time that a room may be without its owner, where there is a promise.
-    pub fn outage_max(self) -> Option<Duration> {
-        (self == Self::Kill).then_some(AFTER_KILL_MAX)
+    /// Whether there is a promise how soon rooms can be written to afterwards.
+    pub fn is_timed(self) -> bool {
+        self == Self::Kill
     }
 }
 
@@ -155,7 +156,7 @@ impl Iterator for Choice {
             Kind::Pause => self.millis((100, 2_500)),
             Kind::Stall => self.millis(STALL_MS),
             Kind::PauseStore => self.millis(STORE_MS),
-            Kind::FlushBus | Kind::AddWorker => Duration::ZERO,
+            Kind::FlushBus | Kind::KillStore | Kind::AddWorker => Duration::ZERO,
         };
         let killed = kind == Kind::Pause && self.rng.random();
         if kind == Kind::AddWorker {
@@ -178,6 +179,7 @@ pub async fn inject(deployment: &dyn Deployment, fault: &Fault) -> Result<(), De
         Kind::KillBus => deployment.kill_bus().await?,
         Kind::FlushBus => deployment.flush_bus().await?,
         Kind::PauseStore => deployment.pause_store(true).await?,
+        Kind::KillStore => deployment.kill_store().await?,
         Kind::AddWorker => deployment.add_worker().await?,
     }
     tokio::time::sleep(fault.lasts).await;
@@ -190,6 +192,7 @@ pub async fn inject(deployment: &dyn Deployment, fault: &Fault) -> Result<(), De
         Kind::Pause | Kind::Stall => deployment.resume(node).await,
         Kind::KillBus => deployment.restart_bus().await,
         Kind::PauseStore => deployment.pause_store(false).await,
+        Kind::KillStore => deployment.restart_store().await,
         Kind::FlushBus | Kind::AddWorker => Ok(()),
     }
 }

@@ -52,6 +52,8 @@ pub struct Options {
     pub faults: Vec<Kind>,
     /// The beginning of the names of the nodes that faults may hit; empty for all.
     pub hits: String,
+    /// How soon the rooms of a node that was killed must be writable: its lease, and what it takes the others to notice.
+    pub outage_max: Duration,
     /// What sets the names of this run apart from those of others on the same server.
     pub run: String,
 }
@@ -162,7 +164,7 @@ async fn disturb(
         let ended = if revived.is_empty() { String::new() } else { format!(", {} ended", revived.join(", ")) };
         let longest = outage.as_millis();
         happened.borrow_mut().push(format!("{from} ms to {until} ms: {what}{ended}; a room waited {longest} ms"));
-        if fault.kind.outage_max().is_some_and(|max| outage > max) {
+        if fault.kind.is_timed() && outage > options.outage_max {
             world.complain(format!("at {from} ms, after {what}, a room could not be written to for {longest} ms"));
         }
         outages.add(fault.kind, outage);
