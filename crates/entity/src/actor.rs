@@ -34,6 +34,9 @@ const GROUP_ROWS_MAX: usize = 500;
 /// When a timer comes again that came while the node had no lease.
 const TICK_AGAIN: Duration = Duration::from_millis(500);
 
+/// How soon a store that did not say what became of an append is asked again.
+const SETTLE_AGAIN: Duration = Duration::from_millis(100);
+
 /// How often a message to another entity is tried before it is left to the next activation.
 const DELIVERY_TRIES_MAX: u32 = 6;
 
@@ -255,9 +258,35 @@ impl<E: Entity> EntityActor<E> {
                 drop((publish, within));
                 actor.committed(writer, open, outgoing, waiters, ctx);
             }
-            Err(error) => actor.fail(&error, waiters, ctx),
+            Err(error) => {
+                if let StoreError::Unknown(_) = error {
+                    actor.settle(writer, open, ctx);
+                }
+                actor.fail(&error, waiters, ctx);
+            }
         });
         ctx.spawn(done);
+    }
+
+    /// An append of unknown outcome may still appear: its positions stay open until it stands or never will. Nobody who
+    /// listens has heard of it, so a number is left out.
+    fn settle(&self, mut writer: Writer, open: Vec<OpenPosition>, ctx: &mut Context<Self>) {
+        let (env, id, epoch) = (self.env.clone(), self.id.clone(), writer.epoch());
+        let shard = env.shard(&id);
+        let settled = async move {
+            // Who takes the shard after this node fences the log first.
+            while env.ownership().holds(shard, epoch) {
+                match writer.settle().await {
+                    Ok(()) => break,
+                    Err(error) => tracing::warn!(entity = ?id, %error, "an append is still in doubt; asking again"),
+                }
+                tokio::time::sleep(SETTLE_AGAIN).await;
+            }
+            env.publisher().skip(&id, epoch);
+            drop(open);
+            env.wake(&id);
+        };
+        ctx.spawn(settled.into_actor(self).map(|(), _, ctx| ctx.stop()));
     }
 
     fn commit_span(&self, writer: &Writer, waiters: &[Waiter<E>]) -> Span {
@@ -410,7 +439,10 @@ impl<E: Entity> EntityActor<E> {
         for (reply, _) in waiters.into_iter().chain(later) {
             reply.send(Answer::Reply(Err(fault.clone())));
         }
-        self.stop(ctx);
+        self.slot.close();
+        if !matches!(error, StoreError::Unknown(_)) {
+            ctx.stop();
+        }
     }
 
     /// Goes, if asked to and nothing is under way.

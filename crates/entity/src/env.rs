@@ -22,6 +22,9 @@ pub trait Deliver: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// If it may not have arrived; the sender tries again later.
     async fn deliver(&self, target: &EntityId, payload: Bytes) -> Result<(), Fault>;
+
+    /// Activates an entity of this node, so that it finishes what it left undone.
+    fn wake(&self, entity: &EntityId);
 }
 
 /// Bugs that a test plants to prove that its checker sees them. No configuration reaches them.
@@ -184,6 +187,12 @@ impl Env {
         match deliver {
             Some(deliver) => deliver.deliver(target, payload).await,
             None => Err(Fault::unavailable("this node is not connected to the entities")),
+        }
+    }
+
+    pub(crate) fn wake(&self, entity: &EntityId) {
+        if let Some(deliver) = self.inner.deliver.get().and_then(Weak::upgrade) {
+            deliver.wake(entity);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use async_trait::async_trait;
 use cofactor_shard::{Member, Role, View};
 use cofactor_store::{Durability, Key, Mutation, Scan, StoreError, key, record, tables};
-use cofactor_types::{EntityId, Epoch, NodeId, ShardId};
+use cofactor_types::{Epoch, NodeId, ShardId};
 use cofactor_wire::node::{Call, ShardCall, Target};
 use futures::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
@@ -64,9 +64,6 @@ pub struct KeeperOptions {
 pub trait ShardHost: std::fmt::Debug + Send + Sync + 'static {
     /// Lets the actors of a shard finish what is under way, and go.
     async fn drain(&self, shard: ShardId);
-
-    /// Activates an entity, so that it finishes what it left undone.
-    fn wake(&self, entity: &EntityId);
 }
 
 /// A row of the `members` table.
@@ -407,14 +404,14 @@ impl Shards {
         }
         let leases: HashMap<NodeId, Option<LeaseRow>> = HashMap::new();
         let leases = tokio::sync::Mutex::new(leases);
-        let (env, host) = (&self.env, &self.host);
+        let env = &self.env;
         let taken: Vec<Vec<(ShardId, Tried)>> = stream::iter(slices.into_values())
             .map(|slice| {
                 let leases = &leases;
                 async move {
                     let mut tried = Vec::new();
                     for shard in slice {
-                        tried.push((shard, take_one(env, &**host, shard, leases).await));
+                        tried.push((shard, take_one(env, shard, leases).await));
                     }
                     tried
                 }
@@ -456,14 +453,13 @@ enum Tried {
 /// Takes a shard if it can be had.
 async fn take_one(
     env: &Env,
-    host: &dyn ShardHost,
     shard: ShardId,
     leases: &tokio::sync::Mutex<HashMap<NodeId, Option<LeaseRow>>>,
 ) -> Tried {
     let (tried, error) = match takeover::take(env, shard, leases).await {
         Ok(Taken::Ours(unfinished)) => {
             metrics::counter!("cofactor_shards_taken_total").increment(1);
-            unfinished.iter().for_each(|entity| host.wake(entity));
+            unfinished.iter().for_each(|entity| env.wake(entity));
             return Tried::Done;
         }
         Ok(Taken::Held) => return Tried::Held,

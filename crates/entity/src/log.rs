@@ -104,6 +104,22 @@ impl Writer {
         Ok(())
     }
 
+    /// Makes sure that an append of unknown outcome either stands, with its effects, or never will: whoever else writes has
+    /// moved the fence that it expects, or this does.
+    pub(crate) async fn settle(&mut self) -> Result<(), StoreError> {
+        let partition = LogKey::partition(&self.id, self.bucket);
+        let found = self.env.store().fence(LogKey::table(self.id.kind()), &partition).await?;
+        // A sealed bucket takes nothing more; only its announcement was in doubt, and everybody announces the same.
+        if found == self.fence && !found.is_some_and(|fence| fence.sealed) {
+            let last = found.map_or(Position::ZERO, |fence| fence.last);
+            match self.append_rows(last, Vec::new(), Vec::new(), false).await {
+                Err(StoreError::Fenced(_)) | Ok(()) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if self.env.store().spans_partitions() { Ok(()) } else { self.redo().await }
+    }
+
     /// The epoch of this writer's appends.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch

@@ -83,6 +83,11 @@ impl Ownership {
         (epoch != 0 && self.is_valid()).then_some(Epoch(epoch))
     }
 
+    /// Whether a shard is still ours in `epoch`, though the lease may have to be renewed before anything is done with it.
+    pub(crate) fn holds(&self, shard: ShardId, epoch: Epoch) -> bool {
+        self.epochs.get(shard.0 as usize).is_some_and(|held| held.load(Ordering::Acquire) == epoch.0)
+    }
+
     /// Whether the lease is good.
     pub fn is_valid(&self) -> bool {
         self.clock.steady_us() < self.valid_until_us.load(Ordering::Acquire)

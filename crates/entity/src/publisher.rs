@@ -75,6 +75,18 @@ impl Publisher {
         said.changed.insert(shard);
     }
 
+    /// Leaves out a number: something may have become visible of which nobody knows what to say, so that whoever listens
+    /// must look into the store.
+    pub(crate) fn skip(&self, entity: &EntityId, epoch: Epoch) {
+        let shard = entity.shard(self.ownership.shard_count());
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = said.sequences.entry(shard).or_insert((epoch, 0));
+        if last.0 <= epoch {
+            *last = (epoch, if last.0 == epoch { last.1 + 1 } else { 1 });
+            said.changed.insert(shard);
+        }
+    }
+
     pub(crate) fn heartbeat(&self, positions: &Positions) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         // The closed position first: a shard that is released meanwhile is then not in the list, and one that is taken

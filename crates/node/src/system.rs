@@ -88,6 +88,14 @@ impl Deliver for Actors {
             EntityKind::Destination => Err(Fault::unavailable("this server does not federate yet")),
         }
     }
+
+    fn wake(&self, entity: &EntityId) {
+        match entity.kind() {
+            EntityKind::Room => self.rooms.entities().activate(entity),
+            EntityKind::User => self.users.entities().activate(entity),
+            EntityKind::Destination => {}
+        }
+    }
 }
 
 #[async_trait]
@@ -96,14 +104,6 @@ impl ShardHost for Actors {
         // Rooms first: what they still tell users is then finished with the users.
         self.rooms.entities().drain(shard).await;
         self.users.entities().drain(shard).await;
-    }
-
-    fn wake(&self, entity: &EntityId) {
-        match entity.kind() {
-            EntityKind::Room => self.rooms.entities().activate(entity),
-            EntityKind::User => self.users.entities().activate(entity),
-            EntityKind::Destination => {}
-        }
     }
 }
 
