@@ -32,9 +32,11 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
     }
     let since = look.request.since.as_ref();
     let after = since.map_or(Position::ZERO, |since| since.lower_bound(&EntityId::room(&room.entry.room_id)));
-    let room = RoomLook { after: after.min(end.previous()), up_to: end, is_new: is_initial, entry: room.entry.clone() };
+    let after = after.min(end.previous());
+    let entry = room.entry.clone();
+    let room = RoomLook { after, up_to: end, is_new: is_initial, to_the_end: false, entry };
     let timeline = joined::timeline(inner, look, &room, end).await?;
-    let state = state::read(inner, look, &room, &timeline.events, timeline.start).await?;
+    let state = state::read(inner, look, &room, &timeline).await?;
     let mut json = Json::object();
     let mut part = Json::object();
     part.member("events", &state::array(&timeline.events, look, now_ms, None).end_array());
