@@ -70,6 +70,7 @@ pub(crate) struct RoomLook {
 
 impl Inner {
     pub(crate) async fn answer(&self, slot: &Arc<Slot>, request: &SyncRequest) -> Result<Answer, Fault> {
+        self.arm(slot);
         // Everything at or below it can be read, and nothing at or below it can still appear.
         let closed = self.closed();
         let user = EntityId::user(&slot.user_id);
