@@ -4,6 +4,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cofactor_telemetry::Trace;
 use cofactor_types::{EntityId, Epoch, Fault, NodeId, Position, ShardId};
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,9 @@ pub struct Record {
     pub class: u64,
     /// What readers need at once, a MessagePack record of `wire`.
     pub payload: Bytes,
+    /// The trace of the request that caused it, where traces are sent anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// What the owner of shards says every [`cofactor_types::limits::HEARTBEAT_MS`].

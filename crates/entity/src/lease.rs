@@ -6,7 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use cofactor_store::{CasOutcome, Key, Store, StoreError, key, record, tables};
+use cofactor_store::{
+    CasOutcome, Key, Store, StoreError, key,
+    record::{self, Seen},
+    tables,
+};
 use cofactor_types::{Clock, NodeId, Position};
 use serde::{Deserialize, Serialize};
 
@@ -91,18 +95,18 @@ impl Lease {
     ///
     /// # Errors
     /// If the store fails.
-    pub async fn read(store: &dyn Store, node: NodeId) -> Result<Option<LeaseRow>, StoreError> {
+    pub async fn read(store: &dyn Store, node: NodeId) -> Result<Option<Seen<LeaseRow>>, StoreError> {
         let found = store.get(&tables::LEASES, &key![node.0], &Key::EMPTY).await?;
-        found.as_deref().map(record::decode).transpose()
+        found.map(Seen::read).transpose()
     }
 
     /// Ends the lease of another node, if it still stands as `seen`. `None`: it has moved, so the node lives.
     ///
     /// # Errors
     /// If the store fails or says nothing; then nobody knows, and it is asked again later.
-    pub async fn bury(store: &dyn Store, node: NodeId, seen: &LeaseRow) -> Result<Option<LeaseRow>, StoreError> {
-        let dead = LeaseRow { alive: false, end: seen.end };
-        let (expected, new) = (record::encode(seen)?, record::encode(&dead)?);
+    pub async fn bury(store: &dyn Store, node: NodeId, seen: &Seen<LeaseRow>) -> Result<Option<LeaseRow>, StoreError> {
+        let dead = LeaseRow { alive: false, end: seen.row.end };
+        let (expected, new) = (seen.bytes().clone(), record::encode(&dead)?);
         match store.compare_and_set(&tables::LEASES, &key![node.0], &Key::EMPTY, Some(expected), Some(new)).await? {
             CasOutcome::Applied => Ok(Some(dead)),
             CasOutcome::Found(found) => {
@@ -153,6 +157,29 @@ mod tests {
         Lease::take(Arc::new(store.clone()), &SystemClock, NodeId(node), length).await.unwrap()
     }
 
+    #[test]
+    fn leases_are_read_for_ever() {
+        let row = LeaseRow { alive: true, end: Position(1_780_000_000_000_000) };
+        cofactor_golden::Golden::new("store/lease").record(&[row]);
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_a_node_of_a_later_release_left_can_be_buried() {
+        #[derive(Serialize)]
+        struct Later {
+            alive: bool,
+            zone: &'static str,
+            end: Position,
+        }
+        let store = ModelStore::new(1, true);
+        let later = record::encode(&Later { alive: true, zone: "a", end: Position(7) }).unwrap();
+        let put = store.compare_and_set(&tables::LEASES, &key![1_u64], &Key::EMPTY, None, Some(later)).await;
+        assert_eq!(put, Ok(CasOutcome::Applied));
+        let seen = Lease::read(&store, NodeId(1)).await.unwrap().unwrap();
+        let over = Lease::bury(&store, NodeId(1), &seen).await;
+        assert_eq!(over, Ok(Some(LeaseRow { alive: false, end: Position(7) })));
+    }
+
     #[tokio::test]
     async fn a_lease_moves_on_and_ends_where_its_node_says() {
         let store = ModelStore::new(1, true);
@@ -161,7 +188,7 @@ mod tests {
         let far = Position(before.0 + 10_000_000);
         assert!(lease.renew(&SystemClock, far).await.unwrap() > far, "positions may run ahead of the clock");
         lease.end_at(Position(5)).await.unwrap();
-        let row = Lease::read(&store, NodeId(1)).await.unwrap();
+        let row = Lease::read(&store, NodeId(1)).await.unwrap().map(|seen| seen.row);
         assert_eq!(row, Some(LeaseRow { alive: false, end: Position(5) }));
     }
 
@@ -179,7 +206,7 @@ mod tests {
         let store = ModelStore::new(1, true);
         let mut lease = take(&store, 1).await;
         let seen = Lease::read(&store, NodeId(1)).await.unwrap().unwrap();
-        lease.renew(&SystemClock, Position(seen.end.0 + 1)).await.unwrap();
+        lease.renew(&SystemClock, Position(seen.row.end.0 + 1)).await.unwrap();
         assert_eq!(Lease::bury(&store, NodeId(1), &seen).await, Ok(None));
     }
 }

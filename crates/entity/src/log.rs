@@ -24,12 +24,12 @@ const BUCKET_BYTES_MAX: u64 = 32 << 20;
 const TRIES_MAX: u32 = 5;
 
 /// Effects of one append, as kept in its [`REDO`] row.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Redo {
     effects: Vec<RedoEffect>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct RedoEffect {
     table: u8,
     partition: Vec<RedoPart>,
@@ -37,7 +37,7 @@ struct RedoEffect {
     value: Option<Bytes>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum RedoPart {
     Text(Arc<str>),
     U64(u64),
@@ -45,7 +45,7 @@ enum RedoPart {
 }
 
 /// A message in the outbox.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub(crate) target: EntityId,
     pub(crate) payload: Bytes,
@@ -356,8 +356,10 @@ impl Redo {
     fn into_mutations(self) -> Result<Vec<Mutation>, StoreError> {
         let effect = |one: RedoEffect| {
             let table = tables::ALL.iter().find(|table| table.id == one.table);
-            let table =
-                table.ok_or_else(|| StoreError::Corrupt(format!("effects on an unknown table {}", one.table)))?;
+            let table = table.ok_or_else(|| {
+                let table = one.table;
+                StoreError::Corrupt(format!("effects on table {table}, which only a later release knows"))
+            })?;
             let (partition, clustering) = (RedoPart::key(one.partition), RedoPart::key(one.clustering));
             Ok(Mutation { table, partition, clustering, value: one.value })
         };
@@ -382,5 +384,42 @@ impl RedoPart {
             Self::U64(number) => key.with(number),
             Self::Bytes(bytes) => key.with(bytes),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cofactor_golden::Golden;
+
+    use super::*;
+
+    #[test]
+    fn effects_kept_in_logs_are_read_for_ever() {
+        let parts =
+            || [RedoPart::Text("!room".into()), RedoPart::U64(300), RedoPart::Bytes(Bytes::from_static(b"key"))];
+        let effect = RedoEffect {
+            table: tables::ROOM_STATE.id,
+            partition: parts().into(),
+            clustering: parts().into(),
+            value: Some(Bytes::from_static(b"value")),
+        };
+        Golden::new("store/redo").closed(&["partition", "clustering"]).record(&[Redo { effects: vec![effect] }]);
+        Golden::new("store/redo_part").variants(&[&parts()]);
+        // Checkpoints, and the first positions of buckets.
+        Golden::new("store/position").record(&[Position(1_780_000_000_000_000)]);
+    }
+
+    #[test]
+    fn messages_in_the_outbox_are_read_for_ever() {
+        let target = EntityId::new(cofactor_types::EntityKind::Room, "!room:example.org");
+        Golden::new("store/outgoing").record(&[Message { target, payload: Bytes::from_static(b"payload") }]);
+    }
+
+    #[test]
+    fn effects_on_a_table_of_a_later_release_are_refused_whole() {
+        let known = RedoEffect { table: tables::ROOM_STATE.id, partition: vec![], clustering: vec![], value: None };
+        let unknown = RedoEffect { table: u8::MAX, partition: vec![], clustering: vec![], value: None };
+        let refused = Redo { effects: vec![known, unknown] }.into_mutations();
+        assert!(matches!(refused, Err(StoreError::Corrupt(why)) if why.contains("later release")));
     }
 }

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use cofactor_store::{CasOutcome, Durability, Mutation, Row, Scan, StoreError, key, record, tables};
+use cofactor_store::{
+    CasOutcome, Durability, Mutation, Row, Scan, StoreError, key,
+    record::{self, Seen},
+    tables,
+};
 use cofactor_types::{EntityId, EntityKind, Epoch, NodeId, Position, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +21,10 @@ const SLICE: u32 = 16;
 
 /// A row of the `shards` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ShardRow {
-    epoch: Epoch,
+pub(crate) struct ShardRow {
+    pub(crate) epoch: Epoch,
     /// `None`: released.
-    node: Option<NodeId>,
+    pub(crate) node: Option<NodeId>,
     /// A successor begins above this, and above the end of the owner's lease if there is one.
     floor: Position,
 }
@@ -52,33 +56,38 @@ pub(crate) fn slice(shard: ShardId) -> u64 {
     u64::from(shard.0 / SLICE)
 }
 
-async fn read(env: &Env, shard: ShardId) -> Result<Option<ShardRow>, StoreError> {
+async fn read(env: &Env, shard: ShardId) -> Result<Option<Seen<ShardRow>>, StoreError> {
     let found = env.store().get(&tables::SHARDS, &key![slice(shard)], &key![u64::from(shard.0)]).await?;
-    found.as_deref().map(record::decode).transpose()
+    found.map(Seen::read).transpose()
 }
 
 /// Who owns a shard by its row.
 pub(crate) async fn owner(env: &Env, shard: ShardId) -> Result<Option<NodeId>, StoreError> {
-    Ok(read(env, shard).await?.and_then(|row| row.node))
+    Ok(read(env, shard).await?.and_then(|seen| seen.row.node))
 }
 
 /// Whether `epoch` is still the one of `shard`, read so that no take-over before can be missed.
 pub(crate) async fn still_ours(env: &Env, shard: ShardId, epoch: Epoch) -> Result<bool, StoreError> {
     let row = read(env, shard).await?;
-    Ok(row.is_some_and(|row| row.epoch == epoch && row.node == Some(env.ownership().node())))
+    Ok(row.is_some_and(|seen| seen.row.epoch == epoch && seen.row.node == Some(env.ownership().node())))
 }
 
 /// Sets the row of a shard if it stands as `before`; says whether it did. A write that may still be on its way is
 /// [`StoreError::Unknown`].
-async fn replace(env: &Env, shard: ShardId, before: Option<&ShardRow>, row: &ShardRow) -> Result<bool, StoreError> {
+async fn replace(
+    env: &Env,
+    shard: ShardId,
+    before: Option<&Seen<ShardRow>>,
+    row: &ShardRow,
+) -> Result<bool, StoreError> {
     let (partition, clustering) = (key![slice(shard)], key![u64::from(shard.0)]);
-    let expected = before.map(record::encode).transpose()?;
+    let expected = before.map(|seen| seen.bytes().clone());
     let new = record::encode(row)?;
     match env.store().compare_and_set(&tables::SHARDS, &partition, &clustering, expected, Some(new)).await {
         Ok(CasOutcome::Applied) => Ok(true),
         Ok(CasOutcome::Found(_)) => Ok(false),
         Err(StoreError::Unknown(why)) => match read(env, shard).await {
-            Ok(found) if found.as_ref() == Some(row) => Ok(true),
+            Ok(Some(found)) if found.row == *row => Ok(true),
             Ok(found) if found.as_ref() != before => Ok(false),
             Ok(_) | Err(_) => Err(StoreError::Unknown(why)),
         },
@@ -94,13 +103,13 @@ pub(crate) async fn take(
 ) -> Result<Taken, StoreError> {
     let me = env.ownership().node();
     let before = read(env, shard).await?;
-    let mut epoch = Epoch(before.as_ref().map_or(0, |row| row.epoch.0) + 1);
-    let mut floor = before.as_ref().map_or(Position::ZERO, |row| row.floor);
+    let mut epoch = Epoch(before.as_ref().map_or(0, |seen| seen.row.epoch.0) + 1);
+    let mut floor = before.as_ref().map_or(Position::ZERO, |seen| seen.row.floor);
     let mut taken = false;
-    match before.as_ref().and_then(|row| row.node) {
+    match before.as_ref().and_then(|seen| seen.row.node) {
         // Taken in an earlier round that did not get further.
         Some(node) if node == me => {
-            epoch = before.as_ref().map_or(epoch, |row| row.epoch);
+            epoch = before.as_ref().map_or(epoch, |seen| seen.row.epoch);
             taken = true;
         }
         Some(node) => {
@@ -108,13 +117,14 @@ pub(crate) async fn take(
             let lease = match leases.get(&node) {
                 Some(lease) => lease.clone(),
                 None => {
-                    let mut lease = Lease::read(&**env.store(), node).await?;
-                    // Alone on its store, a node finds only the leases of processes that have ended.
-                    if env.store().spans_partitions()
-                        && let Some(alive) = lease.clone().filter(|lease| lease.alive)
-                    {
-                        lease = Lease::bury(&**env.store(), node, &alive).await?;
-                    }
+                    let seen = Lease::read(&**env.store(), node).await?;
+                    let lease = match seen {
+                        // Alone on its store, a node finds only the leases of processes that have ended.
+                        Some(seen) if seen.row.alive && env.store().spans_partitions() => {
+                            Lease::bury(&**env.store(), node, &seen).await?
+                        }
+                        seen => seen.map(|seen| seen.row),
+                    };
                     leases.insert(node, lease.clone());
                     lease
                 }
@@ -158,14 +168,14 @@ async fn finish(env: &Env, shard: ShardId, epoch: Epoch) -> Result<BTreeSet<Enti
 /// this node.
 pub(crate) async fn release(env: &Env, shard: ShardId, epoch: Epoch) -> Result<Given, StoreError> {
     let before = read(env, shard).await?;
-    let (stands, node) = before.as_ref().map_or((Epoch(0), None), |row| (row.epoch, row.node));
+    let (stands, node) = before.as_ref().map_or((Epoch(0), None), |seen| (seen.row.epoch, seen.row.node));
     if stands < epoch {
         return Ok(Given::Doubtful);
     }
     if stands > epoch || node != Some(env.ownership().node()) {
         return Ok(Given::Before);
     }
-    let floor = env.positions().last().max(before.as_ref().map_or(Position::ZERO, |row| row.floor));
+    let floor = env.positions().last().max(before.as_ref().map_or(Position::ZERO, |seen| seen.row.floor));
     let row = ShardRow { epoch, node: None, floor };
     Ok(if replace(env, shard, before.as_ref(), &row).await? { Given::Back } else { Given::Before })
 }
@@ -210,4 +220,15 @@ fn entity_of(row: &Row) -> Option<EntityId> {
         _ => return None,
     };
     Some(EntityId::new(kind, row.clustering.text(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_shards_are_read_for_ever() {
+        let row = ShardRow { epoch: Epoch(300), node: Some(NodeId(1 << 40)), floor: Position(1_780_000_000_000_000) };
+        cofactor_golden::Golden::new("store/shard").optional(&["node"]).record(&[row]);
+    }
 }

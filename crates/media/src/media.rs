@@ -388,6 +388,19 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn what_is_known_of_media_is_read_for_ever() {
+        let meta = Meta {
+            user_id: user_id!("@alice:example.org").to_owned(),
+            content_type: "image/png".to_owned(),
+            file_name: Some("picture.png".to_owned()),
+            bytes: 70_000,
+            at_ms: 1_780_000_000_000,
+            reserved: true,
+        };
+        cofactor_golden::Golden::new("store/media").optional(&["file_name", "reserved"]).record(&[meta]);
+    }
+
     fn media(path: &Path) -> Media {
         let store = Arc::new(ModelStore::new(1, true));
         let options = Options { upload_mib_max: 1, ..Options::default() };

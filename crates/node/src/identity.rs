@@ -8,7 +8,7 @@ use ruma::{OwnedServerName, signatures::Ed25519KeyPair};
 use serde::{Deserialize, Serialize};
 
 /// Who a deployment is.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The name.
     pub server_name: OwnedServerName,
@@ -104,5 +104,21 @@ impl Identity {
     pub fn key_pair(&self) -> Result<Ed25519KeyPair, IdentityError> {
         Ed25519KeyPair::from_der(&self.key, self.key_version.clone())
             .map_err(|error| IdentityError::Key(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_is_read_for_ever() {
+        let identity = Identity {
+            server_name: ruma::owned_server_name!("example.org"),
+            shard_count: 1024,
+            key: vec![1, 2, 255],
+            key_version: "abc".to_owned(),
+        };
+        cofactor_golden::Golden::new("store/identity").record(&[identity]);
     }
 }

@@ -144,7 +144,7 @@ impl Entity for RoomEntity {
     }
 
     fn delivered(payload: &[u8]) -> Result<RoomCommand, Fault> {
-        cofactor_wire::decode(payload)
+        cofactor_wire::asked(payload)
     }
 }
 

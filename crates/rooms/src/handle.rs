@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_entity::{Entities, Env, Placement};
 use cofactor_room::{Draft, author};
-use cofactor_store::{CasOutcome, Durability, Key, Mutation, Scan, StoreError, key, record, tables};
+use cofactor_store::{
+    CasOutcome, Durability, Key, Mutation, Scan, StoreError, key,
+    record::{self, Seen},
+    tables,
+};
 use cofactor_types::{EntityId, ErrorClass, Fault};
 use cofactor_wire::room::{Alias, CreateRoom, PublicRoom, Report, RoomCommand, RoomReply, Rooms};
 use ruma::{
@@ -125,8 +129,12 @@ impl RoomsHandle {
     /// # Errors
     /// If the store fails.
     pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<Option<Alias>, Fault> {
+        Ok(self.seen_alias(alias).await?.map(|seen| seen.row))
+    }
+
+    async fn seen_alias(&self, alias: &RoomAliasId) -> Result<Option<Seen<Alias>>, Fault> {
         let found = self.env.store().get(&tables::ALIASES, &key![alias.as_str()], &Key::EMPTY).await?;
-        Ok(found.map(|value| record::decode(&value)).transpose()?)
+        Ok(found.map(Seen::read).transpose()?)
     }
 
     /// Gives an alias to a room. It is free, or the answer is `M_ROOM_IN_USE`... unless it stands for this room already by
@@ -150,11 +158,13 @@ impl RoomsHandle {
     /// If there is none, or the user may not.
     pub async fn delete_alias(&self, alias: &RoomAliasId, user_id: &UserId) -> Result<Alias, Fault> {
         let missing = || Fault::not_found("there is no such alias");
-        let row = self.resolve_alias(alias).await?.ok_or_else(missing)?;
+        let seen = self.seen_alias(alias).await?.ok_or_else(missing)?;
+        let expected = Some(seen.bytes().clone());
+        let row = seen.row;
         if row.creator != user_id {
             self.ask(&row.room_id, RoomCommand::MayAlias { user_id: user_id.to_owned() }).await?;
         }
-        match self.cas_alias(alias, Some(&row), None).await? {
+        match self.cas_alias(alias, expected, None).await? {
             CasOutcome::Applied => {
                 self.list_alias(alias, &row.room_id, None).await?;
                 Ok(row)
@@ -227,12 +237,11 @@ impl RoomsHandle {
     async fn cas_alias(
         &self,
         alias: &RoomAliasId,
-        expected: Option<&Alias>,
+        expected: Option<Bytes>,
         new: Option<&Alias>,
     ) -> Result<CasOutcome, Fault> {
         let store = Arc::clone(self.env.store());
         let partition = key![alias.as_str()];
-        let expected = expected.map(record::encode).transpose()?;
         let new = new.map(record::encode).transpose()?;
         match store.compare_and_set(&tables::ALIASES, &partition, &Key::EMPTY, expected, new.clone()).await {
             Err(StoreError::Unknown(why)) => {

@@ -101,10 +101,11 @@ impl Inner {
         let mut sections = Sections::default();
         let mut delivered = Vec::new();
         for mut room in rooms {
-            room.to_the_end = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
-            // In an initial sync the timeline of a joined room begins with its last event; elsewhere it is asked for.
-            if room.to_the_end && (since.is_some() || room.entry.membership != MembershipState::Join) {
-                room.to_the_end = false;
+            let is_joined = room.entry.membership == MembershipState::Join;
+            let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
+            // In an initial sync the timeline of a room begins with its last event; elsewhere it is asked for.
+            room.to_the_end = is_joined && is_unheard && since.is_none();
+            if is_joined && is_unheard && since.is_some() {
                 let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
                 room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
             }

@@ -22,7 +22,7 @@ mod unread;
 
 pub use self::{
     request::SyncRequest,
-    service::{SyncOptions, SyncService},
+    service::{SyncLoad, SyncOptions, SyncService},
     syncs::Syncs,
     unread::{Counts, Notifications},
 };

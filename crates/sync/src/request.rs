@@ -27,7 +27,7 @@ pub struct SyncRequest {
 }
 
 /// A request on its way to another node.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SyncFrame {
     user_id: OwnedUserId,
     device_id: OwnedDeviceId,
@@ -70,5 +70,23 @@ impl TryFrom<SyncFrame> for SyncRequest {
             timeout: Duration::from_millis(frame.timeout_ms),
             state_after: frame.state_after.map(Cow::Owned),
         })
+    }
+}
+
+#[cfg(test)]
+impl SyncFrame {
+    /// With every field.
+    pub(crate) fn sample() -> Self {
+        let user_id = ruma::user_id!("@alice:example.org").to_owned();
+        let text = |text: &str| Some(text.to_owned());
+        Self {
+            user_id,
+            device_id: ruma::owned_device_id!("DEVICE"),
+            since: text("s1"),
+            filter: "{}".to_owned(),
+            full_state: true,
+            timeout_ms: 30_000,
+            state_after: text("state_after"),
+        }
     }
 }

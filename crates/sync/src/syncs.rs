@@ -12,7 +12,7 @@ use cofactor_wire::{
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{SyncRequest, SyncService, request::SyncFrame};
+use crate::{SyncLoad, SyncRequest, SyncService, request::SyncFrame};
 
 /// How long a sync worker may take beyond the time that the client is ready to wait.
 const GRACE: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ const TRIES_MAX: usize = 40;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// What a sync worker is asked.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum SyncCall {
     Sync(Box<SyncFrame>),
@@ -73,7 +73,7 @@ impl Syncs {
             _ => {
                 let (from, to) = (from.to_string(), to.to_string());
                 let call = SyncCall::KeyChanges { user_id: user_id.to_owned(), from, to };
-                wire::decode(&self.ask(user_id, &call, GRACE).await?)
+                wire::answered(&self.ask(user_id, &call, GRACE).await?)
             }
         }
     }
@@ -86,12 +86,17 @@ impl Syncs {
         let not_here = || Fault::new(ErrorClass::NotOwner, "M_UNKNOWN", "this node does not serve /sync");
         let here = self.here.as_ref().ok_or_else(not_here)?;
         let token = |text: &str| text.parse::<SyncToken>().map_err(|error| Fault::invalid(error.to_string()));
-        match wire::decode(frame)? {
+        match wire::asked(frame)? {
             SyncCall::Sync(frame) => here.sync((*frame).try_into()?).await,
             SyncCall::KeyChanges { user_id, from, to } => {
                 wire::encode(&here.key_changes(&user_id, &token(&from)?, &token(&to)?).await?)
             }
         }
+    }
+
+    /// How the service of this node is doing, if it has one.
+    pub fn load(&self) -> Option<SyncLoad> {
+        self.here.as_ref().map(SyncService::load)
     }
 
     fn is_alone(&self) -> bool {
@@ -130,4 +135,24 @@ impl Syncs {
 /// Whether a fault says that the worker could not be asked, and not what it answered.
 fn is_of_the_way(fault: &Fault) -> bool {
     matches!(fault.class, ErrorClass::NotOwner | ErrorClass::Unavailable | ErrorClass::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use cofactor_golden::Golden;
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn what_sync_workers_are_asked_and_answer_is_read_for_ever() {
+        let (user_id, other) = (user_id!("@alice:example.org").to_owned(), user_id!("@bob:example.org").to_owned());
+        let changes: KeyChanges = (vec![user_id.clone()], vec![other]);
+        let calls = [
+            SyncCall::Sync(Box::new(SyncFrame::sample())),
+            SyncCall::KeyChanges { user_id, from: "s1".to_owned(), to: "s2".to_owned() },
+        ];
+        Golden::new("wire/sync_call").variants(&[&calls]);
+        Golden::new("wire/key_changes").record(&[changes]);
+    }
 }

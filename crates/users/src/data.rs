@@ -9,7 +9,7 @@ use cofactor_store::{key, record, tables};
 use cofactor_types::{ErrorClass, Fault};
 use cofactor_wire::{
     user::{AccountData, AccountDataChange, class, state},
-    user_command::{UserCommand, UserReply},
+    user_command::{Expected, UserCommand, UserReply},
 };
 use ruma::OwnedRoomId;
 use sha2::{Digest, Sha256};
@@ -28,23 +28,22 @@ impl UserEntity {
         room_id: Option<OwnedRoomId>,
         event_type: String,
         content: Bytes,
-        expected: Option<Option<Bytes>>,
+        expected: Expected,
         cx: &mut Cx,
     ) -> Decision<Self> {
         let (kind, name) = account_data_key(room_id.as_ref().map(|id| id.as_str()), &event_type);
-        if let Some(expected) = &expected {
+        if expected != Expected::Anything {
             let (partition, clustering) = (key![cx.id()], key![kind, name.as_str()]);
             match cx.row(&tables::USER_STATE, &partition, &clustering) {
                 None => {
                     let read = Read::Row { table: &tables::USER_STATE, partition, clustering };
-                    let command =
-                        UserCommand::SetAccountData { room_id, event_type, content, expected: Some(expected.clone()) };
+                    let command = UserCommand::SetAccountData { room_id, event_type, content, expected };
                     return Decision::Need(command, vec![read]);
                 }
                 Some(found) => {
                     let found = found.map(|row| record::decode::<AccountData>(&row)).transpose();
                     match found {
-                        Ok(found) if found.as_ref().map(|row| &row.content) == expected.as_ref() => {}
+                        Ok(found) if expected.is(found.as_ref().map(|row| &row.content)) => {}
                         Ok(_) => {
                             return Decision::Reply(Err(Fault::unavailable("the data changed meanwhile; try again")));
                         }

@@ -160,7 +160,7 @@ impl Entity for UserEntity {
     }
 
     fn delivered(payload: &[u8]) -> Result<UserCommand, Fault> {
-        Ok(match cofactor_wire::decode(payload)? {
+        Ok(match cofactor_wire::asked(payload)? {
             UserDelivery::Membership(entry) => UserCommand::Membership(entry),
         })
     }

@@ -99,6 +99,34 @@ pub struct FallbackKey {
     pub used: bool,
 }
 
+/// What must stand for a change to be made, so that what is changed in parts loses no other's part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// Whatever does.
+    Anything,
+    /// Nothing.
+    Nothing,
+    /// This content.
+    Content(Bytes),
+}
+
+impl Expected {
+    /// What was found before.
+    pub fn found(content: Option<Bytes>) -> Self {
+        content.map_or(Self::Nothing, Self::Content)
+    }
+
+    /// Whether it is as `found`.
+    pub fn is(&self, found: Option<&Bytes>) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Nothing => found.is_none(),
+            Self::Content(content) => found == Some(content),
+        }
+    }
+}
+
 /// What a user is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -171,8 +199,8 @@ pub enum UserCommand {
         event_type: String,
         /// The content, a JSON object.
         content: Bytes,
-        /// The content that must stand, for what is changed in parts; `None`: whatever stands.
-        expected: Option<Option<Bytes>>,
+        /// What must stand.
+        expected: Expected,
     },
     /// Keep a filter. Answer: [`UserReply::Filter`].
     PutFilter {

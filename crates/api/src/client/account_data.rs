@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use cofactor_http::{ApiError, Caller, Reply, Routes, Session};
-use cofactor_wire::user_command::{UserCommand, UserReply};
+use cofactor_wire::user_command::{Expected, UserCommand, UserReply};
 use http::StatusCode;
 use ruma::{
     OwnedRoomId, RoomId, UserId,
@@ -58,7 +58,7 @@ async fn set(
         return Err(ApiError::bad_json("account data is an object"));
     }
     let content = Bytes::copy_from_slice(json.as_bytes());
-    let command = UserCommand::SetAccountData { room_id, event_type, content, expected: None };
+    let command = UserCommand::SetAccountData { room_id, event_type, content, expected: Expected::Anything };
     api.user(&session.user_id, command).await?;
     Ok(Reply::empty())
 }
@@ -126,7 +126,7 @@ impl Api {
                 room_id: room_id.map(ToOwned::to_owned),
                 event_type: event_type.to_owned(),
                 content: change(before.as_ref())?,
-                expected: Some(before),
+                expected: Expected::found(before),
             };
             match self.users.ask(user_id, command).await {
                 Err(fault) if fault.class == cofactor_types::ErrorClass::Unavailable => {}

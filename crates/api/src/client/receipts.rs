@@ -2,7 +2,10 @@
 
 use bytes::Bytes;
 use cofactor_http::{Access, ApiError, Body, Caller, Exchange, LimitClass, Reply, Routes, Session, check_json};
-use cofactor_wire::{room::RoomCommand, user_command::UserCommand};
+use cofactor_wire::{
+    room::RoomCommand,
+    user_command::{Expected, UserCommand},
+};
 use http::Method;
 use ruma::{
     EventId, OwnedEventId, RoomId, UserId,
@@ -46,7 +49,7 @@ impl Api {
             room_id: Some(room_id.to_owned()),
             event_type: "m.fully_read".to_owned(),
             content: Bytes::from(json!({ "event_id": event_id }).to_string()),
-            expected: None,
+            expected: Expected::Anything,
         };
         self.user(user_id, command).await.map(drop)
     }

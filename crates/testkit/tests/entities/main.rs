@@ -8,4 +8,5 @@ mod buckets;
 mod one_time_keys;
 mod receipts;
 mod restricted;
+mod stays;
 mod transactions;
