@@ -1,5 +1,5 @@
-//! The gate of continuous integration: starts a server, measures what a send and an empty sync cost at growing sizes,
-//! and refuses a server whose cost grows with them.
+//! The gate of continuous integration: starts a server, measures what a send, an empty sync, a join and a page of history
+//! cost at growing sizes, and refuses a server whose cost grows with them.
 //!
 //! Absolute times say little on a shared machine and are not judged; the law of growth is the same everywhere.
 
@@ -19,6 +19,8 @@ use crate::world::{Bounds, ClientBounds, connect};
 /// A cost that grows faster than `size^0.1` is refused: a thousand times the size would double it. Noise of a shared
 /// machine stays below; anything proportional to the size, even a small part of the cost, does not.
 pub const EXPONENT_MAX: f64 = 0.1;
+/// What must cost the same at all sizes.
+const SCENARIOS: [&str; 4] = ["send", "incremental", "membership", "history"];
 /// How long each probe of the floor runs.
 const PROBE: Duration = Duration::from_millis(500);
 
@@ -26,6 +28,7 @@ fn plan() -> Plan {
     Plan {
         members: vec![1, 10, 100, 1000],
         rooms: vec![10, 100, 1000],
+        pages: vec![1, 10, 100],
         in_flight: vec![10],
         // What changed must be sent, so the cost of such a sync grows by right.
         changed: Vec::new(),
@@ -51,7 +54,7 @@ pub async fn measure(binary: &Path, progress: Progress) -> Result<Report> {
     let client = ClientBounds { connections_max: 64, time_limit: Duration::from_secs(30), i_own_this_server: false };
     let bounds = Bounds { users_max: 2000, rooms_max: 2000 };
     let world = connect(launched.target.clone(), client, None, "gate".to_owned(), bounds).await?;
-    let scenarios: Vec<&Known> = ALL.iter().filter(|known| ["send", "incremental"].contains(&known.name)).collect();
+    let scenarios: Vec<&Known> = ALL.iter().filter(|known| SCENARIOS.contains(&known.name)).collect();
     run(&mut [world], &scenarios, Some(floor), &Context { plan: plan(), progress }).await
 }
 

@@ -26,16 +26,42 @@ impl History {
     /// # Errors
     /// If the store fails.
     pub async fn viewpoint(&self, room_id: &RoomId, user_id: &UserId) -> Result<Viewpoint, Fault> {
-        let memberships = self.key_history(room_id, "m.room.member", user_id.as_str()).await?;
-        let visibilities = self.key_history(room_id, "m.room.history_visibility", "").await?;
-        let membership = |(at, value): (Position, Option<String>)| (at, Membership::from_content(value.as_deref()));
-        let visibility =
-            |(at, value): (Position, Option<String>)| (at, HistoryVisibility::from_content(value.as_deref()));
+        let visibilities = self.visibilities(room_id).await?;
         Ok(Viewpoint {
             user_id: user_id.to_owned(),
-            memberships: memberships.into_iter().map(membership).collect(),
-            visibilities: visibilities.into_iter().map(visibility).collect(),
+            memberships: self.memberships(room_id, user_id).await?,
+            visibilities,
         })
+    }
+
+    /// How `user_id`, who has been in the room since `joined`, sees what was before that.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn viewpoint_before(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        joined: Position,
+    ) -> Result<Viewpoint, Fault> {
+        let visibilities = self.visibilities(room_id).await?;
+        let for_later = |visibility| matches!(visibility, HistoryVisibility::Shared | HistoryVisibility::WorldReadable);
+        // Where whoever joins later sees everything, earlier stays do not matter.
+        let memberships = match visibilities.iter().all(|(_, visibility)| for_later(*visibility)) {
+            true => vec![(joined, Membership::Join)],
+            false => self.memberships(room_id, user_id).await?,
+        };
+        Ok(Viewpoint { user_id: user_id.to_owned(), memberships, visibilities })
+    }
+
+    async fn memberships(&self, room_id: &RoomId, user_id: &UserId) -> Result<Vec<(Position, Membership)>, Fault> {
+        let history = self.key_history(room_id, "m.room.member", user_id.as_str()).await?;
+        Ok(history.into_iter().map(|(at, value)| (at, Membership::from_content(value.as_deref()))).collect())
+    }
+
+    async fn visibilities(&self, room_id: &RoomId) -> Result<Vec<(Position, HistoryVisibility)>, Fault> {
+        let history = self.key_history(room_id, "m.room.history_visibility", "").await?;
+        Ok(history.into_iter().map(|(at, value)| (at, HistoryVisibility::from_content(value.as_deref()))).collect())
     }
 
     /// The first event in `(after, up_to]` that ended a user's stay in a room.

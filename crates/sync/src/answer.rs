@@ -13,7 +13,10 @@ use crate::{
     json::Json,
     service::Inner,
     slot::Slot,
-    streams::{account_data, invited, joined, left, to_device},
+    streams::{
+        account_data::{self, RoomData},
+        invited, joined, left, to_device,
+    },
 };
 
 /// An answer, and whether it says anything.
@@ -37,6 +40,10 @@ pub(crate) struct Look<'a> {
     pub(crate) ignored: BTreeSet<OwnedUserId>,
     /// Fields of events that are wanted; `None`: all.
     pub(crate) fields: Option<EventFields>,
+    /// Rooms whose account data changed since the token.
+    pub(crate) with_data: BTreeSet<OwnedRoomId>,
+    /// The account data of all rooms, where it was read at once.
+    pub(crate) room_data: Option<RoomData>,
 }
 
 impl Look<'_> {
@@ -56,10 +63,14 @@ pub(crate) struct RoomLook {
     pub(crate) up_to: Position,
     /// Nothing of this stay in the room was delivered yet.
     pub(crate) is_new: bool,
+    /// Nothing was heard of the room yet, so it goes as far as its last event: a log is written in order, and where that
+    /// stands, everything before it can be read.
+    pub(crate) to_the_end: bool,
 }
 
 impl Inner {
     pub(crate) async fn answer(&self, slot: &Arc<Slot>, request: &SyncRequest) -> Result<Answer, Fault> {
+        self.arm(slot);
         // Everything at or below it can be read, and nothing at or below it can still appear.
         let closed = self.closed();
         let user = EntityId::user(&slot.user_id);
@@ -71,16 +82,19 @@ impl Inner {
         let user_after = since.map(|since| since.lower_bound(&user));
         let user_up_to = slot.view().feed.user_seen().max(closed);
         let fields = EventFields::of(request.filter.event_fields.as_deref());
-        let mut look = Look { request, slot, user_after, user_up_to, ignored: BTreeSet::new(), fields };
+        let (ignored, with_data) = Default::default();
+        let mut look = Look { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data: None };
         let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
-        let with_data = match since {
-            Some(_) if own => account_data::changed_rooms(self, &look).await?,
-            _ => BTreeSet::new(),
-        };
-        let rooms = self.rooms_to_look_at(&look, closed, &with_data);
+        if since.is_some() && own {
+            look.with_data = account_data::changed_rooms(self, &look).await?;
+        }
+        let rooms = self.rooms_to_look_at(&look, closed);
 
         if !rooms.is_empty() {
             look.ignored = account_data::ignored(self, &slot.user_id).await?;
+        }
+        if since.is_none() {
+            look.room_data = Some(account_data::rooms(self, &slot.user_id).await?);
         }
         let mut body = Json::object();
         let mut has_news = false;
@@ -88,9 +102,10 @@ impl Inner {
         let mut delivered = Vec::new();
         for mut room in rooms {
             let is_joined = room.entry.membership == MembershipState::Join;
-            if is_joined && (room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO) {
-                // Nothing was heard of this room yet. A log is written in order, so its last event tells that all before it
-                // can be read.
+            let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
+            // In an initial sync the timeline of a room begins with its last event; elsewhere it is asked for.
+            room.to_the_end = is_joined && is_unheard && since.is_none();
+            if is_joined && is_unheard && since.is_some() {
                 let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
                 room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
             }
@@ -125,7 +140,7 @@ impl Inner {
     }
 
     /// Rooms with something new, and all of them in an initial sync.
-    fn rooms_to_look_at(&self, look: &Look, closed: Position, with_data: &BTreeSet<OwnedRoomId>) -> Vec<RoomLook> {
+    fn rooms_to_look_at(&self, look: &Look, closed: Position) -> Vec<RoomLook> {
         let view = look.slot.view();
         let since = look.request.since.as_ref();
         let mut ids: BTreeSet<OwnedRoomId> = BTreeSet::new();
@@ -138,7 +153,7 @@ impl Inner {
                 }
                 let changed = view.by_since.range(user_after.next()..).map(|(_, room_id)| room_id.clone());
                 ids.extend(changed);
-                ids.extend(with_data.iter().cloned());
+                ids.extend(look.with_data.iter().cloned());
             }
             _ => ids.extend(view.rooms.keys().cloned()),
         }
@@ -158,7 +173,7 @@ impl Inner {
                 _ => Position::ZERO,
             };
             let up_to = view.feed.seen(&room_id).max(closed);
-            looks.push(RoomLook { entry: entry.clone(), after, up_to, is_new });
+            looks.push(RoomLook { entry: entry.clone(), after, up_to, is_new, to_the_end: false });
         }
         looks
     }

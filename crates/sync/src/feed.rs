@@ -13,6 +13,8 @@ use ruma::OwnedRoomId;
 pub(crate) struct Feed {
     rooms: BTreeMap<OwnedRoomId, (Position, Position)>,
     by_position: BTreeSet<(Position, OwnedRoomId)>,
+    /// Rooms of which something was noted, and nothing will be until the user has looked.
+    marked: BTreeSet<OwnedRoomId>,
     user_touched: Position,
     user_seen: Position,
     to_device: Position,
@@ -35,6 +37,21 @@ impl Feed {
         if let Some((_, seen)) = self.rooms.get_mut(room_id) {
             *seen = position.max(*seen);
         }
+    }
+
+    /// Notes that `room_id` tells nothing more until [`Self::take_marked`].
+    pub(crate) fn mark(&mut self, room_id: &OwnedRoomId) {
+        self.marked.insert(room_id.clone());
+    }
+
+    /// Whether some room tells nothing more.
+    pub(crate) fn has_marked(&self) -> bool {
+        !self.marked.is_empty()
+    }
+
+    /// The rooms that tell nothing more.
+    pub(crate) fn take_marked(&mut self) -> BTreeSet<OwnedRoomId> {
+        std::mem::take(&mut self.marked)
     }
 
     /// Rooms with something above `base`, and where it is.

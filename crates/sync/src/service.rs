@@ -115,12 +115,24 @@ pub struct SyncLoad {
 #[derive(Debug, Default)]
 struct Hub {
     slots: HashMap<OwnedUserId, Arc<Slot>>,
-    /// Users that are joined to a room and sync here.
-    by_room: HashMap<OwnedRoomId, BTreeMap<OwnedUserId, Arc<Slot>>>,
+    /// Rooms whose members sync here.
+    by_room: HashMap<OwnedRoomId, Watched>,
     typing: HashMap<OwnedRoomId, (Position, Typing)>,
     ear: Ear,
     /// The highest position heard of anything.
     highest: Position,
+}
+
+/// A room that is listened to.
+#[derive(Debug, Default)]
+struct Watched {
+    /// Users that are joined to it and sync here.
+    users: BTreeMap<OwnedUserId, Arc<Slot>>,
+    /// Those of them who have looked since they were last told of something: the others know that they must look, and a
+    /// record costs nothing for them.
+    armed: Vec<Arc<Slot>>,
+    /// Where the last record stands.
+    last: Position,
 }
 
 impl SyncService {
@@ -217,6 +229,7 @@ impl SyncService {
         to: &SyncToken,
     ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Fault> {
         let slot = self.inner.slot(user_id).await?;
+        self.inner.arm(&slot);
         self.inner.device_changes(&slot, from, Some(to)).await
     }
 }
@@ -255,6 +268,22 @@ impl Inner {
     /// Typing in a room, and since when it is so.
     pub(crate) fn typing(&self, room_id: &RoomId) -> Option<(Position, Typing)> {
         self.hub().typing.get(room_id).cloned()
+    }
+
+    /// Brings what the slot knows up to what was heard, and lets it be told of what comes.
+    pub(crate) fn arm(&self, slot: &Arc<Slot>) {
+        if !slot.view().feed.has_marked() {
+            return;
+        }
+        let mut hub = self.hub();
+        let mut view = slot.view();
+        for room_id in view.feed.take_marked() {
+            let Some(watched) = hub.by_room.get_mut(&room_id) else { continue };
+            if watched.users.get(&slot.user_id).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+                view.feed.note(&room_id, watched.last);
+                watched.armed.push(Arc::clone(slot));
+            }
+        }
     }
 
     /// Waits until this service has heard what the token's maker had heard; one that nobody can have made is refused.
@@ -413,33 +442,44 @@ impl Hub {
         let is_room = |room_id: &OwnedRoomId| shards.contains(&EntityId::room(room_id).shard(shard_count));
         let is_user = |user_id: &&OwnedUserId| shards.contains(&EntityId::user(user_id).shard(shard_count));
         let mut users: BTreeSet<OwnedUserId> = self.slots.keys().filter(is_user).cloned().collect();
-        for (_, watchers) in self.by_room.iter().filter(|(room_id, _)| is_room(room_id)) {
-            users.extend(watchers.keys().cloned());
+        for (_, watched) in self.by_room.iter().filter(|(room_id, _)| is_room(room_id)) {
+            users.extend(watched.users.keys().cloned());
         }
         self.typing.retain(|room_id, _| !is_room(room_id));
         if users.is_empty() {
             return;
         }
-        self.by_room.retain(|_, watchers| {
-            watchers.retain(|user_id, _| !users.contains(user_id));
-            !watchers.is_empty()
-        });
+        self.retain_watchers(|slot| !users.contains(&slot.user_id));
         for slot in users.iter().filter_map(|user_id| self.slots.remove(user_id)) {
             slot.spoil();
         }
     }
 
     fn watch(&mut self, room_id: &OwnedRoomId, slot: &Arc<Slot>) {
-        self.by_room.entry(room_id.clone()).or_default().insert(slot.user_id.clone(), Arc::clone(slot));
+        let watched = self.by_room.entry(room_id.clone()).or_default();
+        if watched.users.insert(slot.user_id.clone(), Arc::clone(slot)).is_some() {
+            watched.armed.retain(|armed| armed.user_id != slot.user_id);
+        }
+        watched.armed.push(Arc::clone(slot));
     }
 
     fn unwatch(&mut self, room_id: &OwnedRoomId, user_id: &UserId) {
-        if let Some(users) = self.by_room.get_mut(room_id) {
-            users.remove(user_id);
-            if users.is_empty() {
+        if let Some(watched) = self.by_room.get_mut(room_id) {
+            watched.users.remove(user_id);
+            watched.armed.retain(|armed| armed.user_id != user_id);
+            if watched.users.is_empty() {
                 self.by_room.remove(room_id);
             }
         }
+    }
+
+    /// Lets those go of whom `stays` does not say that they stay, and rooms that then nobody listens to.
+    fn retain_watchers(&mut self, stays: impl Fn(&Slot) -> bool) {
+        self.by_room.retain(|_, watched| {
+            watched.users.retain(|_, slot| stays(slot));
+            watched.armed.retain(|slot| stays(slot));
+            !watched.users.is_empty()
+        });
     }
 
     fn hear_room(&mut self, record: &Record) {
@@ -453,8 +493,13 @@ impl Hub {
             }
             self.typing.insert(room_id.clone(), (record.position, typing));
         }
-        for slot in self.by_room.get(&room_id).into_iter().flat_map(BTreeMap::values) {
-            slot.view().feed.note(&room_id, record.position);
+        let Some(watched) = self.by_room.get_mut(&room_id) else { return };
+        watched.last = record.position;
+        for slot in watched.armed.drain(..) {
+            let mut view = slot.view();
+            view.feed.note(&room_id, record.position);
+            view.feed.mark(&room_id);
+            drop(view);
             slot.wake(record.trace);
         }
     }
@@ -499,11 +544,8 @@ impl Hub {
         if self.slots.len() < slots_max {
             return;
         }
-        let idle = |slot: &Arc<Slot>| now_us.saturating_sub(slot.used_us()) > SLOT_IDLE_US;
-        self.slots.retain(|_, slot| !idle(slot));
-        self.by_room.retain(|_, users| {
-            users.retain(|_, slot| !idle(slot));
-            !users.is_empty()
-        });
+        let stays = |slot: &Slot| now_us.saturating_sub(slot.used_us()) <= SLOT_IDLE_US;
+        self.slots.retain(|_, slot| stays(slot));
+        self.retain_watchers(stays);
     }
 }

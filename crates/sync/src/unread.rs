@@ -92,6 +92,31 @@ impl AddAssign for Counts {
     }
 }
 
+/// The last event of what is counted, as far as it matters here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    pub(crate) position: Position,
+    totals: Totals,
+    main: Totals,
+}
+
+impl From<&Placed> for Head {
+    fn from(placed: &Placed) -> Self {
+        Self { position: placed.position, totals: placed.event.totals, main: placed.event.main }
+    }
+}
+
+/// What was read already for other parts of the answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known<'a> {
+    /// The last event at or before the end of what is counted.
+    pub(crate) head: Option<Head>,
+    /// The event by which the user joined.
+    pub(crate) join: Option<Head>,
+    /// All receipts of the room.
+    pub(crate) receipts: Option<&'a [ReceiptRecord]>,
+}
+
 /// What one count works on.
 struct Count<'a> {
     history: &'a History,
@@ -110,9 +135,10 @@ pub(crate) async fn count(
     entry: &RoomEntry,
     up_to: Position,
     by_thread: bool,
+    known: Known<'_>,
 ) -> Result<Unread, Fault> {
     let room_id = &entry.room_id;
-    let marks = marks(history, user_id, entry, by_thread).await?;
+    let marks = marks(history, user_id, entry, by_thread, known).await?;
     if marks.all.position >= up_to {
         return Ok(Unread::default());
     }
@@ -120,19 +146,23 @@ pub(crate) async fn count(
     if !notifications.is_default(user_id, room_id).await? {
         return count.judged(notifications).await;
     }
-    let Some(head) = history.last_at(room_id, up_to).await? else { return Ok(Unread::default()) };
+    let head = match known.head {
+        Some(head) => Some(head),
+        None => history.last_at(room_id, up_to).await?.as_ref().map(Head::from),
+    };
+    let Some(head) = head else { return Ok(Unread::default()) };
     if head.position <= count.marks.all.position {
         return Ok(Unread::default());
     }
     let mut unread = Unread::default();
     if !by_thread && count.marks.threads.is_empty() {
-        unread.main = difference(head.event.totals, count.marks.all.totals);
+        unread.main = difference(head.totals, count.marks.all.totals);
         for (_, mention) in count.mentions().await? {
             unread.main += mention_counts(&mention);
         }
         return Ok(unread);
     }
-    unread.main = difference(head.event.main, count.marks.of(None).1);
+    unread.main = difference(head.main, count.marks.of(None).1);
     count.threads(&mut unread).await?;
     for (position, mention) in count.mentions().await? {
         if position > count.marks.of(mention.thread.as_ref()).0 {
@@ -222,12 +252,30 @@ impl Marks {
     }
 }
 
+async fn receipts_of(history: &History, user_id: &UserId, room_id: &RoomId) -> Result<Vec<ReceiptRecord>, Fault> {
+    let scan = Scan::new(&tables::RECEIPTS, key![room_id.as_str()], key![user_id.as_str()], RECEIPTS_MAX);
+    let rows = history.reader().store().scan(scan).await?;
+    Ok(rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?)
+}
+
 /// The furthest of the user's receipts, its own last events and its join.
-async fn marks(history: &History, user_id: &UserId, entry: &RoomEntry, by_thread: bool) -> Result<Marks, Fault> {
-    let scan = Scan::new(&tables::RECEIPTS, key![entry.room_id.as_str()], key![user_id.as_str()], RECEIPTS_MAX);
+async fn marks(
+    history: &History,
+    user_id: &UserId,
+    entry: &RoomEntry,
+    by_thread: bool,
+    known: Known<'_>,
+) -> Result<Marks, Fault> {
+    let own;
+    let receipts = match known.receipts {
+        Some(receipts) => receipts,
+        None => {
+            own = receipts_of(history, user_id, &entry.room_id).await?;
+            &own
+        }
+    };
     let mut marks = Marks::default();
-    for row in history.reader().store().scan(scan).await? {
-        let receipt: ReceiptRecord = record::decode(&row.value)?;
+    for receipt in receipts.iter().filter(|receipt| receipt.user_id == user_id) {
         let (position, scope) = (receipt.event_position, receipt.thread_id.as_str());
         match (receipt.receipt_type.as_str(), scope.is_empty()) {
             // With its own events a client has read as much as it tells apart.
@@ -236,7 +284,7 @@ async fn marks(history: &History, user_id: &UserId, entry: &RoomEntry, by_thread
                 marks.all = Mark { position, totals: receipt.totals, main: receipt.scoped };
             }
             (OWN_EVENT | "m.read" | "m.read.private", false) => {
-                let mark = marks.threads.entry(receipt.thread_id).or_default();
+                let mark = marks.threads.entry(receipt.thread_id.clone()).or_default();
                 if position > mark.0 {
                     *mark = (position, receipt.scoped);
                 }
@@ -245,12 +293,14 @@ async fn marks(history: &History, user_id: &UserId, entry: &RoomEntry, by_thread
         }
     }
     if entry.since_room > marks.all.position {
-        let join = history.at(&entry.room_id, entry.since_room).await?;
-        let event = join.map(|placed| placed.event);
+        let join = match known.join {
+            Some(join) => Some(join),
+            None => history.at(&entry.room_id, entry.since_room).await?.as_ref().map(Head::from),
+        };
         marks.all = Mark {
             position: entry.since_room,
-            totals: event.as_ref().map(|event| event.totals).unwrap_or_default(),
-            main: event.as_ref().map(|event| event.main).unwrap_or_default(),
+            totals: join.map(|join| join.totals).unwrap_or_default(),
+            main: join.map(|join| join.main).unwrap_or_default(),
         };
     }
     let all = marks.all.position;

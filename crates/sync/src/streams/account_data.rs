@@ -1,9 +1,9 @@
 //! Account data, the user's own and that of each room.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cofactor_store::{Scan, key, record, tables};
-use cofactor_types::{Fault, Position};
+use cofactor_types::Fault;
 use cofactor_wire::user::{AccountData, state};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, api::client::filter::RoomEventFilter};
 
@@ -32,25 +32,46 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, body: &mut Json) -> Re
     Ok(has_news)
 }
 
+/// Account data by room, each with its type.
+pub(crate) type RoomData = BTreeMap<String, Vec<(String, AccountData)>>;
+
+/// The account data of all rooms.
+pub(crate) async fn rooms(inner: &Inner, user_id: &UserId) -> Result<RoomData, Fault> {
+    let prefix = key![state::ROOM_ACCOUNT_DATA];
+    let scan = Scan::new(&tables::USER_STATE, key![user_id.as_str()], prefix, usize::MAX);
+    let mut rooms = RoomData::new();
+    for row in inner.history.reader().store().scan(scan).await? {
+        if let Some((room_id, event_type)) = row.clustering.text(1).split_once('\0') {
+            let data = (event_type.to_owned(), record::decode(&row.value)?);
+            rooms.entry(room_id.to_owned()).or_default().push(data);
+        }
+    }
+    Ok(rooms)
+}
+
 /// A room's account data; `all`: whatever changed.
 pub(crate) async fn room(inner: &Inner, look: &Look<'_>, room_id: &RoomId, all: bool) -> Result<Json, Fault> {
     let filter = &look.request.filter.room.account_data;
-    let before = format!("{room_id}\0");
-    let due = |position: Position| match all {
-        true => position <= look.user_up_to,
-        false => look.is_due(position),
+    let mut events = Json::array();
+    let mut add = |event_type: &str, data: &AccountData| {
+        let is_due = if all { data.position <= look.user_up_to } else { look.is_due(data.position) };
+        if is_due && takes(filter, event_type) {
+            push(&mut events, event_type, &data.content);
+        }
     };
+    if let Some(rooms) = &look.room_data {
+        rooms.get(room_id.as_str()).into_iter().flatten().for_each(|(event_type, data)| add(event_type, data));
+        return Ok(events);
+    }
+    let before = format!("{room_id}\0");
     let store = inner.history.reader().store();
     let scan =
         Scan::new(&tables::USER_STATE, key![look.slot.user_id.as_str()], key![state::ROOM_ACCOUNT_DATA], usize::MAX)
             .after(key![state::ROOM_ACCOUNT_DATA, before.as_str()])
             .up_to(key![state::ROOM_ACCOUNT_DATA, format!("{room_id}\u{1}")]);
-    let mut events = Json::array();
     for row in store.scan(scan).await? {
-        let Some(event_type) = row.clustering.text(1).strip_prefix(&before) else { continue };
-        let data: AccountData = record::decode(&row.value)?;
-        if due(data.position) && takes(filter, event_type) {
-            push(&mut events, event_type, &data.content);
+        if let Some(event_type) = row.clustering.text(1).strip_prefix(&before) {
+            add(event_type, &record::decode(&row.value)?);
         }
     }
     Ok(events)
@@ -109,7 +130,7 @@ pub(crate) async fn ignored(inner: &Inner, user_id: &UserId) -> Result<BTreeSet<
     #[derive(serde::Deserialize)]
     struct List {
         #[serde(default)]
-        ignored_users: std::collections::BTreeMap<OwnedUserId, serde::de::IgnoredAny>,
+        ignored_users: BTreeMap<OwnedUserId, serde::de::IgnoredAny>,
     }
     let (partition, clustering) = (key![user_id.as_str()], key![state::ACCOUNT_DATA, "m.ignored_user_list"]);
     let found = inner.history.reader().store().get(&tables::USER_STATE, &partition, &clustering).await?;

@@ -6,7 +6,7 @@ use cofactor_history::{EventFilter, History};
 use cofactor_store::{Direction, Key, RangeRead, Scan, key, record, tables};
 use cofactor_types::Fault;
 use cofactor_wire::room::{OWN_EVENT, ReceiptRecord, class};
-use ruma::UserId;
+use ruma::{RoomId, UserId};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -18,11 +18,33 @@ use crate::{
 /// Receipts in one answer.
 const RECEIPTS_MAX: usize = 5_000;
 
-pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Json, Fault> {
+/// The receipts of a room as they stand, and whether these are all.
+pub(crate) async fn standing(inner: &Inner, room_id: &RoomId) -> Result<(Vec<ReceiptRecord>, bool), Fault> {
+    let scan = Scan::new(&tables::RECEIPTS, key![room_id.as_str()], Key::EMPTY, RECEIPTS_MAX);
+    let rows = inner.history.reader().store().scan(scan).await?;
+    let receipts = rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?;
+    Ok((receipts, rows.len() < RECEIPTS_MAX))
+}
+
+/// `standing`: the receipts of a room of which nothing was delivered yet.
+pub(crate) async fn write(
+    inner: &Inner,
+    look: &Look<'_>,
+    room: &RoomLook,
+    standing: Option<&[ReceiptRecord]>,
+) -> Result<Json, Fault> {
     let filter = EventFilter::of(&look.request.filter.room.ephemeral, &room.entry.room_id);
     let mut events = Json::array();
     if filter.takes_type("m.receipt") {
-        let receipts = receipts(inner, room, &look.slot.user_id).await?;
+        let moved;
+        let records = match standing {
+            Some(standing) => standing,
+            None => {
+                moved = self::moved(inner, room).await?;
+                &moved
+            }
+        };
+        let receipts = content(records, &look.slot.user_id);
         if !receipts.is_empty() {
             let event = json!({ "type": "m.receipt", "content": receipts });
             events.element(event.to_string().as_bytes());
@@ -39,37 +61,33 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
     Ok(events)
 }
 
+/// Receipts that moved since the room was delivered.
+async fn moved(inner: &Inner, room: &RoomLook) -> Result<Vec<ReceiptRecord>, Fault> {
+    let (after, up_to) = (room.after, room.up_to);
+    let range = RangeRead { after, up_to, direction: Direction::Forward, limit: RECEIPTS_MAX };
+    let log = History::log(&room.entry.room_id, class::RECEIPT, "");
+    let rows = inner.history.reader().read(&log, range).await?;
+    Ok(rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?)
+}
+
 /// The content of `m.receipt`: event, type, user. <https://spec.matrix.org/v1.19/client-server-api/#mreceipt>
-async fn receipts(inner: &Inner, room: &RoomLook, viewer: &UserId) -> Result<Map<String, Value>, Fault> {
-    let history = &inner.history;
-    let records: Vec<ReceiptRecord> = if room.is_new {
-        let scan = Scan::new(&tables::RECEIPTS, key![room.entry.room_id.as_str()], Key::EMPTY, RECEIPTS_MAX);
-        let rows = history.reader().store().scan(scan).await?;
-        rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?
-    } else {
-        let range =
-            RangeRead { after: room.after, up_to: room.up_to, direction: Direction::Forward, limit: RECEIPTS_MAX };
-        let log = History::log(&room.entry.room_id, class::RECEIPT, "");
-        let rows = history.reader().read(&log, range).await?;
-        rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?
-    };
+fn content(records: &[ReceiptRecord], viewer: &UserId) -> Map<String, Value> {
     // The last of each user, type and thread counts.
-    let mut latest: BTreeMap<(String, String, String), ReceiptRecord> = BTreeMap::new();
+    let mut latest: BTreeMap<(&UserId, &str, &str), &ReceiptRecord> = BTreeMap::new();
     for receipt in records {
         let private = receipt.receipt_type == "m.read.private" && receipt.user_id != viewer;
         if receipt.receipt_type != OWN_EVENT && !private {
-            let key = (receipt.user_id.to_string(), receipt.receipt_type.clone(), receipt.thread_id.clone());
-            latest.insert(key, receipt);
+            latest.insert((&receipt.user_id, &receipt.receipt_type, &receipt.thread_id), receipt);
         }
     }
     let mut content = Map::new();
     for receipt in latest.into_values() {
         let mut data = json!({ "ts": receipt.ts });
         if !receipt.thread_id.is_empty() {
-            data["thread_id"] = receipt.thread_id.into();
+            data["thread_id"] = receipt.thread_id.as_str().into();
         }
         let event = content.entry(receipt.event_id.to_string()).or_insert_with(|| json!({}));
-        event[receipt.receipt_type][receipt.user_id.as_str()] = data;
+        event[&receipt.receipt_type][receipt.user_id.as_str()] = data;
     }
-    Ok(content)
+    content
 }

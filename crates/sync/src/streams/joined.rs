@@ -1,6 +1,6 @@
 //! A room that the user is in.
 
-use cofactor_history::{EventFilter, PageToken, Placed};
+use cofactor_history::{EventFilter, PageToken, Placed, Viewpoint};
 use cofactor_store::{Direction, RangeRead};
 use cofactor_types::{Fault, Position};
 use ruma::{UInt, events::room::member::MembershipState};
@@ -10,7 +10,7 @@ use crate::{
     json::Json,
     service::Inner,
     streams::{account_data, ephemeral, state},
-    unread,
+    unread::{self, Head, Known},
 };
 
 /// Events in a timeline, unless the filter says otherwise.
@@ -30,18 +30,41 @@ pub(crate) struct Timeline {
     pub(crate) limited: bool,
     /// Everything before this is earlier history.
     pub(crate) start: Position,
-    /// Among what was read is a membership of the user's own.
-    has_own_membership: bool,
+    /// Where the first of the events that were read stands, shown or not.
+    read_from: Option<Position>,
+    /// The last change of the user's own membership among what was read.
+    own_membership: Option<Position>,
+    /// The event by which the user joined, if it was read.
+    join: Option<Head>,
+    /// The last event that was read, shown or not.
+    head: Option<Head>,
+    /// Where the create event stands, if it was read: nothing of the room is older.
+    create: Option<Position>,
+}
+
+impl Timeline {
+    /// Whether it begins with the create event, before which there is no state.
+    pub(crate) fn begins_the_room(&self) -> bool {
+        self.create == Some(self.start)
+    }
 }
 
 /// The room's part of the answer; `None` if there is nothing to say. Afterwards `room` says up to where it was delivered.
 pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<Option<Vec<u8>>, Fault> {
     let now_ms = inner.clock.now_ms();
     let timeline = of_the_stay(inner, look, room).await?;
-    let state = state::read(inner, look, room, &timeline.events, timeline.start).await?;
-    let ephemeral = ephemeral::write(inner, look, room).await?;
+    let state = state::read(inner, look, room, &timeline).await?;
+    let receipts = match room.is_new {
+        true => Some(ephemeral::standing(inner, &room.entry.room_id).await?),
+        false => None,
+    };
+    let standing = receipts.as_ref().map(|(receipts, _)| receipts.as_slice());
+    let ephemeral = ephemeral::write(inner, look, room, standing).await?;
     let whole = room.is_new || look.request.full_state;
-    let data = account_data::room(inner, look, &room.entry.room_id, whole).await?;
+    let data = match whole || look.with_data.contains(&room.entry.room_id) {
+        true => account_data::room(inner, look, &room.entry.room_id, whole).await?,
+        false => Json::array(),
+    };
     let receipt_moved = !ephemeral.is_empty();
     let quiet = timeline.events.is_empty() && state.is_empty() && ephemeral.is_empty() && data.is_empty();
     if quiet && !whole {
@@ -61,7 +84,10 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
     json.events("ephemeral", ephemeral);
     json.events("account_data", data);
     if whole || receipt_moved || !timeline.events.is_empty() {
-        write_unread(inner, look, room, &mut json).await?;
+        let all = receipts.as_ref().filter(|(_, are_all)| *are_all);
+        let known =
+            Known { head: timeline.head, join: timeline.join, receipts: all.map(|(receipts, _)| receipts.as_slice()) };
+        write_unread(inner, look, room, known, &mut json).await?;
     }
     let is_member = |placed: &Placed| placed.event.event_type == "m.room.member";
     if whole || timeline.events.iter().chain(&state).any(is_member) {
@@ -71,10 +97,17 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
-async fn write_unread(inner: &Inner, look: &Look<'_>, room: &RoomLook, json: &mut Json) -> Result<(), Fault> {
+async fn write_unread(
+    inner: &Inner,
+    look: &Look<'_>,
+    room: &RoomLook,
+    known: Known<'_>,
+    json: &mut Json,
+) -> Result<(), Fault> {
     let by_thread = look.request.filter.room.timeline.unread_thread_notifications;
     let (user_id, notifications) = (&look.slot.user_id, &*inner.notifications);
-    let unread = unread::count(&inner.history, notifications, user_id, &room.entry, room.up_to, by_thread).await?;
+    let (history, entry) = (&inner.history, &room.entry);
+    let unread = unread::count(history, notifications, user_id, entry, room.up_to, by_thread, known).await?;
     let counts = |counts: unread::Counts| {
         let mut object = Json::object();
         object.number("notification_count", counts.notify);
@@ -95,10 +128,18 @@ async fn write_unread(inner: &Inner, look: &Look<'_>, room: &RoomLook, json: &mu
 /// The room says that somebody has left before the user's own list does. What comes after is not for the user, and the
 /// leave itself comes with the room as one that was left.
 async fn of_the_stay(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<Timeline, Fault> {
-    let found = timeline(inner, look, room, room.up_to).await?;
+    let end = if room.to_the_end { Position::MAX } else { room.up_to };
+    let mut found = timeline(inner, look, room, end).await?;
+    if room.to_the_end {
+        room.up_to = room.up_to.max(found.head.map_or(Position::ZERO, |head| head.position));
+        if found.events.is_empty() {
+            found.start = room.up_to.next();
+        }
+    }
     let (user_id, entry) = (&look.slot.user_id, &room.entry);
-    // The end of what is new may not reach back to the leave.
-    if !found.limited && !found.has_own_membership {
+    // A limited timeline may not reach back to the leave.
+    let is_covered = !found.limited || found.read_from.is_some_and(|from| from <= entry.room_position);
+    if is_covered && found.own_membership.is_none_or(|at| at <= entry.room_position) {
         return Ok(found);
     }
     let parting = inner.history.parting(&entry.room_id, user_id, entry.room_position, room.up_to).await?;
@@ -131,14 +172,23 @@ pub(crate) async fn timeline(
         read += events.len();
         for placed in events {
             from = placed.position.previous();
-            found.has_own_membership |= placed.event.event_type == "m.room.member"
+            found.read_from = Some(placed.position);
+            found.head = found.head.or_else(|| Some(Head::from(&placed)));
+            if placed.position == room.entry.since_room {
+                found.join = Some(Head::from(&placed));
+            }
+            if placed.event.event_type == "m.room.create" && placed.event.state_key.as_deref() == Some("") {
+                found.create = Some(placed.position);
+            }
+            let is_own = placed.event.event_type == "m.room.member"
                 && placed.event.state_key.as_deref() == Some(look.slot.user_id.as_str());
+            found.own_membership = found.own_membership.or(is_own.then_some(placed.position));
             // A member sees what comes after its join; what was before is a question of the history visibility.
             let sees = if placed.position >= room.entry.since_room && room.entry.membership == MembershipState::Join {
                 !placed.event.hidden
             } else {
                 if viewpoint.is_none() {
-                    viewpoint = Some(inner.history.viewpoint(room_id, &look.slot.user_id).await?);
+                    viewpoint = Some(early_viewpoint(inner, look, room).await?);
                 }
                 viewpoint.as_ref().is_some_and(|viewpoint| viewpoint.sees(placed.position, &placed.event))
             };
@@ -162,6 +212,15 @@ pub(crate) async fn timeline(
     found.limited |= room.is_new && look.request.since.is_some();
     found.events.reverse();
     Ok(found)
+}
+
+/// How the user sees what was before its stay, or after it.
+async fn early_viewpoint(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Viewpoint, Fault> {
+    let (room_id, user_id) = (&room.entry.room_id, &look.slot.user_id);
+    match room.entry.membership {
+        MembershipState::Join => inner.history.viewpoint_before(room_id, user_id, room.entry.since_room).await,
+        _ => inner.history.viewpoint(room_id, user_id).await,
+    }
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync_response-200_roomsummary>

@@ -42,9 +42,10 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
     let since = look.request.since.as_ref();
     let after = since.map_or(Position::ZERO, |since| since.lower_bound(&EntityId::room(&room.entry.room_id)));
     let turn = first_turn(inner, look, &room.entry).await?;
-    let room = RoomLook { after: after.min(turn.previous()), up_to: end, is_new: is_initial, entry: room.entry.clone() };
+    let (after, entry) = (after.min(turn.previous()), room.entry.clone());
+    let room = RoomLook { after, up_to: end, is_new: is_initial, to_the_end: false, entry };
     let timeline = joined::timeline(inner, look, &room, end).await?;
-    let state = state::read(inner, look, &room, &timeline.events, timeline.start).await?;
+    let state = state::read(inner, look, &room, &timeline).await?;
     let mut json = Json::object();
     let mut part = Json::object();
     part.member("events", &state::array(&timeline.events, look, now_ms, None).end_array());
@@ -62,8 +63,7 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
 /// afterwards, and which has ended since.
 async fn first_turn(inner: &Inner, look: &Look<'_>, entry: &RoomEntry) -> Result<Position, Fault> {
     let Some(mut after) = look.user_after else { return Ok(entry.since_room) };
-    let log =
-        LogKey { entity: EntityId::user(&look.slot.user_id), class: class::MEMBERSHIP, sub: Arc::from("") };
+    let log = LogKey { entity: EntityId::user(&look.slot.user_id), class: class::MEMBERSHIP, sub: Arc::from("") };
     loop {
         let range = RangeRead { after, up_to: entry.since, direction: Direction::Forward, limit: CHANGES_MAX };
         let rows = inner.history.reader().read(&log, range).await?;

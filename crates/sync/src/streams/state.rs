@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use cofactor_history::{Bundles, EventFilter, Members, Placed, Reader, StateEvent, render};
-use cofactor_types::{Fault, Position};
+use cofactor_types::Fault;
 use ruma::api::client::filter::LazyLoadOptions;
 
 use crate::{
     answer::{Look, RoomLook},
     json::Json,
     service::Inner,
+    streams::joined::Timeline,
 };
 
 /// Which member events go with a timeline: with lazy loading those of its senders, and one's own.
@@ -33,14 +34,18 @@ pub(crate) async fn read(
     inner: &Inner,
     look: &Look<'_>,
     room: &RoomLook,
-    timeline: &[Placed],
-    start: Position,
+    timeline: &Timeline,
 ) -> Result<Vec<StateEvent>, Fault> {
+    let after_timeline = look.request.state_after.is_some();
+    let whole = room.is_new || look.request.full_state;
+    if whole && !after_timeline && timeline.begins_the_room() {
+        return Ok(Vec::new());
+    }
+    // The state before the first event of the timeline, or after the last.
+    let at = if after_timeline { room.up_to } else { timeline.start.previous() };
+    let timeline = &timeline.events;
     let members = members(look, room, timeline);
     let room_id = &room.entry.room_id;
-    // The state before the first event of the timeline, or after the last.
-    let at = if look.request.state_after.is_some() { room.up_to } else { start.previous() };
-    let whole = room.is_new || look.request.full_state;
     let mut state = match whole {
         true => inner.history.state_at(room_id, at, &members).await?,
         false => inner.history.state_delta(room_id, room.after, at, &members).await?,
