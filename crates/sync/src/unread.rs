@@ -12,6 +12,8 @@ use cofactor_wire::{
 };
 use ruma::{OwnedEventId, RoomId, UserId};
 
+use crate::slot::Slot;
+
 /// Events judged one by one for a user with rules of its own; a count stops there.
 const JUDGED_MAX: usize = 500;
 
@@ -101,18 +103,18 @@ struct Count<'a> {
     marks: Marks,
 }
 
-/// Counts what `user_id` has not read in a room, up to `up_to`. A client that tells threads apart has read with its own
+/// Counts what the user has not read in a room, up to `up_to`. A client that tells threads apart has read with its own
 /// events no more than the thread they are in; for others everything before them.
 pub(crate) async fn count(
     history: &History,
     notifications: &dyn Notifications,
-    user_id: &UserId,
+    slot: &Slot,
     entry: &RoomEntry,
     up_to: Position,
     by_thread: bool,
 ) -> Result<Unread, Fault> {
-    let room_id = &entry.room_id;
-    let marks = marks(history, user_id, entry, by_thread).await?;
+    let (room_id, user_id) = (&entry.room_id, &*slot.user_id);
+    let marks = marks(history, slot, entry, by_thread).await?;
     if marks.all.position >= up_to {
         return Ok(Unread::default());
     }
@@ -223,8 +225,9 @@ impl Marks {
 }
 
 /// The furthest of the user's receipts, its own last events and its join.
-async fn marks(history: &History, user_id: &UserId, entry: &RoomEntry, by_thread: bool) -> Result<Marks, Fault> {
-    let scan = Scan::new(&tables::RECEIPTS, key![entry.room_id.as_str()], key![user_id.as_str()], RECEIPTS_MAX);
+async fn marks(history: &History, slot: &Slot, entry: &RoomEntry, by_thread: bool) -> Result<Marks, Fault> {
+    let user_id = slot.user_id.as_str();
+    let scan = Scan::new(&tables::RECEIPTS, key![entry.room_id.as_str()], key![user_id], RECEIPTS_MAX);
     let mut marks = Marks::default();
     for row in history.reader().store().scan(scan).await? {
         let receipt: ReceiptRecord = record::decode(&row.value)?;
@@ -245,15 +248,22 @@ async fn marks(history: &History, user_id: &UserId, entry: &RoomEntry, by_thread
         }
     }
     if entry.since_room > marks.all.position {
-        let join = history.at(&entry.room_id, entry.since_room).await?;
-        let event = join.map(|placed| placed.event);
-        marks.all = Mark {
-            position: entry.since_room,
-            totals: event.as_ref().map(|event| event.totals).unwrap_or_default(),
-            main: event.as_ref().map(|event| event.main).unwrap_or_default(),
-        };
+        let (totals, main) = totals_at_join(history, slot, entry).await?;
+        marks.all = Mark { position: entry.since_room, totals, main };
     }
     let all = marks.all.position;
     marks.threads.retain(|_, (position, _)| *position > all);
     Ok(marks)
+}
+
+/// The room's totals at the user's join, which never change: read once for as long as the slot lives.
+async fn totals_at_join(history: &History, slot: &Slot, entry: &RoomEntry) -> Result<(Totals, Totals), Fault> {
+    let known = slot.view().at_join.get(&entry.room_id).copied();
+    if let Some((_, totals, main)) = known.filter(|(position, ..)| *position == entry.since_room) {
+        return Ok((totals, main));
+    }
+    let join = history.at(&entry.room_id, entry.since_room).await?;
+    let (totals, main) = join.map(|placed| (placed.event.totals, placed.event.main)).unwrap_or_default();
+    slot.view().at_join.insert(entry.room_id.clone(), (entry.since_room, totals, main));
+    Ok((totals, main))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cofactor_history::{EventFilter, History};
+use cofactor_history::EventFilter;
 use cofactor_store::{Direction, Key, RangeRead, Scan, key, record, tables};
 use cofactor_types::Fault;
 use cofactor_wire::room::{OWN_EVENT, ReceiptRecord, class};
@@ -49,8 +49,7 @@ async fn receipts(inner: &Inner, room: &RoomLook, viewer: &UserId) -> Result<Map
     } else {
         let range =
             RangeRead { after: room.after, up_to: room.up_to, direction: Direction::Forward, limit: RECEIPTS_MAX };
-        let log = History::log(&room.entry.room_id, class::RECEIPT, "");
-        let rows = history.reader().read(&log, range).await?;
+        let rows = history.rows(&room.entry.room_id, class::RECEIPT, range).await?;
         rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?
     };
     // The last of each user, type and thread counts.

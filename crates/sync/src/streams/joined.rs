@@ -73,8 +73,8 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
 /// <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
 async fn write_unread(inner: &Inner, look: &Look<'_>, room: &RoomLook, json: &mut Json) -> Result<(), Fault> {
     let by_thread = look.request.filter.room.timeline.unread_thread_notifications;
-    let (user_id, notifications) = (&look.slot.user_id, &*inner.notifications);
-    let unread = unread::count(&inner.history, notifications, user_id, &room.entry, room.up_to, by_thread).await?;
+    let notifications = &*inner.notifications;
+    let unread = unread::count(&inner.history, notifications, look.slot, &room.entry, room.up_to, by_thread).await?;
     let counts = |counts: unread::Counts| {
         let mut object = Json::object();
         object.number("notification_count", counts.notify);

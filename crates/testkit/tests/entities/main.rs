@@ -9,3 +9,4 @@ mod one_time_keys;
 mod receipts;
 mod restricted;
 mod transactions;
+mod wake;
