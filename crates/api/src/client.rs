@@ -4,6 +4,7 @@ mod account;
 mod account_data;
 mod aliases;
 mod backup;
+mod chunk;
 mod devices;
 mod directory;
 pub(crate) mod discovery;

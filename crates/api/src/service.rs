@@ -61,8 +61,8 @@ pub struct ApiParts {
     pub entropy: Arc<dyn Entropy>,
     /// Whether the node is ready for requests.
     pub ready: fn() -> bool,
-    /// The metrics page.
-    pub metrics: fn() -> String,
+    /// The metrics page, if it is shown where clients ask.
+    pub metrics: Option<fn() -> String>,
 }
 
 /// What endpoints run on. Cheap to clone.

@@ -3,8 +3,9 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use cofactor_bus::{Bus, BusError, Delivery, Heartbeat, Record, Subscription};
+use cofactor_bus::{Bus, BusError, Delivery, Heartbeat, Listener, Record, Subscription};
 use cofactor_types::Entropy;
+use futures::future::BoxFuture;
 use tokio::{
     task::AbortHandle,
     time::{Instant, MissedTickBehavior},
@@ -116,6 +117,14 @@ impl Bus for RedisBus {
         // After the subscription: if the connection is lost in between, the gap comes twice.
         let deaf = !self.core.hears();
         Box::new(RedisSubscription { deaf, subscription })
+    }
+
+    fn listen(&self, listener: Arc<dyn Listener>) -> BoxFuture<'static, ()> {
+        let listening = self.core.local.listen(Arc::clone(&listener));
+        if !self.core.hears() {
+            listener.hear(&Delivery::Gap);
+        }
+        listening
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cofactor_bus::{Heartbeat, Record};
+use cofactor_telemetry::Trace;
 use cofactor_types::{EntityId, EntityKind, Epoch, NodeId, Position, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,9 @@ struct WireRecord<'a> {
     class: u64,
     #[serde(rename = "b", with = "serde_bytes")]
     payload: &'a [u8],
+    /// As [`Trace::to_bytes`]; anything else is passed over.
+    #[serde(rename = "t", borrow, default, skip_serializing_if = "Option::is_none")]
+    trace: Option<&'a serde_bytes::Bytes>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -93,6 +97,10 @@ fn is_false(value: &bool) -> bool {
 
 /// The frame in which `publisher` says something.
 pub(crate) fn encode(publisher: u64, said: Said<'_>) -> Result<Vec<u8>, rmp_serde::encode::Error> {
+    let trace = match said {
+        Said::Record(record) => record.trace.map(Trace::to_bytes),
+        _ => None,
+    };
     let body = match said {
         Said::Record(record) => Body {
             record: Some(WireRecord {
@@ -104,6 +112,7 @@ pub(crate) fn encode(publisher: u64, said: Said<'_>) -> Result<Vec<u8>, rmp_serd
                 position: record.position,
                 class: record.class,
                 payload: &record.payload,
+                trace: trace.as_ref().map(|bytes| serde_bytes::Bytes::new(bytes)),
             }),
             ..Body::default()
         },
@@ -148,6 +157,7 @@ pub(crate) fn decode(frame: &Bytes) -> Result<Heard, Unreadable> {
             position: record.position,
             class: record.class,
             payload: frame.slice_ref(record.payload),
+            trace: record.trace.and_then(|bytes| Trace::from_bytes(bytes)),
         }));
     }
     if let Some(heartbeat) = body.heartbeat {
@@ -179,6 +189,7 @@ mod tests {
             position: Position(1_780_000_000_000_000),
             class: 1,
             payload: Bytes::from_static(payload),
+            trace: None,
         }
     }
 
@@ -205,6 +216,20 @@ mod tests {
     fn a_record_costs_little_more_than_its_room_id_and_payload() {
         let frame = encode(1, Said::Record(&record(b""))).expect("a frame");
         assert!(frame.len() <= 100, "{} bytes", frame.len());
+    }
+
+    #[test]
+    fn a_trace_goes_along_and_one_that_cannot_be_read_is_passed_over() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".parse().ok();
+        let traced = Record { trace, ..record(b"hello") };
+        let frame = encode(1, Said::Record(&traced)).expect("a frame");
+        let plain = encode(1, Said::Record(&record(b"hello"))).expect("a frame");
+        assert_eq!(frame.len() - plain.len(), Trace::BYTES + 4);
+        assert_eq!(decode(&Bytes::from(frame.clone())), Ok(Heard::Record(traced)));
+        // The length of the bytes is the third from their beginning; the map ends with them.
+        let at = frame.len() - Trace::BYTES - 1;
+        let shorter = [&frame[..at], &[2, 7, 7]].concat();
+        assert_eq!(decode(&Bytes::from(shorter)), Ok(Heard::Record(record(b"hello"))));
     }
 
     #[test]
@@ -261,6 +286,7 @@ mod tests {
             (shard, epoch, seq, position, class) in any::<(u32, u64, u64, u64, u64)>(),
             id in ".{0,40}",
             payload in proptest::collection::vec(any::<u8>(), 0..300),
+            trace in proptest::option::of(any::<([u8; 24], u8)>()),
             shards in proptest::collection::vec(any::<(u32, u64, u64)>(), 0..50),
         ) {
             let record = Record {
@@ -271,6 +297,7 @@ mod tests {
                 position: Position(position),
                 class,
                 payload: payload.into(),
+                trace: trace.map(|(bytes, flags)| Trace::from_bytes(&[&bytes[..], &[flags]].concat()).expect("25 bytes")),
             };
             let frame = Bytes::from(encode(seq, Said::Record(&record)).expect("a frame"));
             prop_assert_eq!(publisher(&frame), Some(seq));

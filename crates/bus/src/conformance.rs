@@ -1,12 +1,15 @@
 //! The suite that every bus must pass: an implementation's tests call [`all`] and [`shared`]. A case that does not hold panics with its
 //! name.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use cofactor_types::{EntityId, EntityKind, Epoch, NodeId, Position, ShardId};
 
-use crate::{Bus, Decision, Delivery, Heartbeat, RETRY_AFTER_MAX, Rate, Record, Shared, Subscription};
+use crate::{Bus, Decision, Delivery, Heartbeat, Listener, RETRY_AFTER_MAX, Rate, Record, Shared, Subscription};
 
 /// Two ends of one bus, perhaps in two processes.
 pub struct Ends {
@@ -28,6 +31,7 @@ pub async fn all(make: impl AsyncFn() -> Ends) {
     everybody_hears_everything_in_order(&make().await).await;
     nobody_hears_what_was_said_before(&make().await).await;
     a_slow_subscriber_is_told_of_a_gap(&make().await).await;
+    a_listener_hears_in_order_while_its_future_lives(&make().await).await;
 }
 
 fn record(seq: u64) -> Record {
@@ -40,6 +44,7 @@ fn record(seq: u64) -> Record {
         position: Position(seq),
         class: 1,
         payload: Bytes::from_static(b"x"),
+        trace: None,
     }
 }
 
@@ -113,6 +118,47 @@ async fn a_slow_subscriber_is_told_of_a_gap(ends: &Ends) {
     }
     assert!(heard.contains(&Delivery::Gap), "a gap is told");
     assert_eq!(heard.last(), Some(&Delivery::Record(Arc::new(record(MANY)))), "the newest is heard");
+}
+
+/// What a listener has heard.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Delivery>>);
+
+impl Heard {
+    fn all(&self) -> Vec<Delivery> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Listener for Heard {
+    fn hear(&self, delivery: &Delivery) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(delivery.clone());
+    }
+}
+
+async fn a_listener_hears_in_order_while_its_future_lives(ends: &Ends) {
+    let heard = Arc::new(Heard::default());
+    let listening = ends.listener.listen(Arc::clone(&heard) as Arc<dyn Listener>);
+    let mut subscription = ends.listener.subscribe();
+    let said = async {
+        (1..=100).for_each(|seq| ends.speaker.publish(record(seq)));
+        ends.speaker.heartbeat(heartbeat(100));
+        while heard.all().len() < 101 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let said = tokio::time::timeout(Duration::from_secs(10), said);
+    let ended = futures::future::select(listening, Box::pin(said)).await;
+    assert!(matches!(ended, futures::future::Either::Right((Ok(()), _))), "the listener hears in time");
+    drop(ended);
+    let mut expected: Vec<_> = (1..=100).map(|seq| Delivery::Record(Arc::new(record(seq)))).collect();
+    expected.push(Delivery::Heartbeat(Arc::new(heartbeat(100))));
+    assert_eq!(heard.all(), expected);
+    until(&mut subscription, 100).await;
+    assert_eq!(next(&mut subscription).await, Delivery::Heartbeat(Arc::new(heartbeat(100))));
+    ends.speaker.publish(record(101));
+    until(&mut subscription, 101).await;
+    assert_eq!(heard.all(), expected, "whoever has gone hears no more");
 }
 
 /// Runs every case of shared facts. `advance` lets time pass by the clock that they live by; `unit` is the measure of

@@ -12,6 +12,6 @@ mod port;
 mod rate;
 
 pub use self::{
-    port::{Bus, BusError, Delivery, Heartbeat, Record, Shared, Subscription},
+    port::{Bus, BusError, Delivery, Heartbeat, Listener, Record, Shared, Subscription},
     rate::{Decision, RETRY_AFTER_MAX, Rate},
 };

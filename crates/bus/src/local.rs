@@ -3,16 +3,17 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_types::Clock;
+use futures::future::BoxFuture;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
-use crate::{Bus, BusError, Decision, Delivery, Heartbeat, Rate, Record, Shared, Subscription, rate::Bucket};
+use crate::{Bus, BusError, Decision, Delivery, Heartbeat, Listener, Rate, Record, Shared, Subscription, rate::Bucket};
 
 /// Deliveries that may wait for a slow subscriber before it is told of a gap instead.
 const WAITING_MAX: usize = 8_192;
@@ -24,6 +25,38 @@ const SHARED_MAX: usize = 100_000;
 #[derive(Clone)]
 pub struct LocalBus {
     sender: broadcast::Sender<Delivery>,
+    listeners: Arc<Listeners>,
+}
+
+/// Those who hear at once.
+#[derive(Default)]
+struct Listeners(RwLock<Vec<Arc<dyn Listener>>>);
+
+/// A place among the listeners, until it is dropped.
+struct Place {
+    listeners: Arc<Listeners>,
+    listener: Arc<dyn Listener>,
+}
+
+impl Listeners {
+    fn add(self: &Arc<Self>, listener: Arc<dyn Listener>) -> Place {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&listener));
+        Place { listeners: Arc::clone(self), listener }
+    }
+
+    fn hear(&self, delivery: &Delivery) {
+        let listeners = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().for_each(|listener| listener.hear(delivery));
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut listeners = self.listeners.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = listeners.iter().position(|other| Arc::ptr_eq(other, &self.listener)) {
+            listeners.remove(place);
+        }
+    }
 }
 
 impl fmt::Debug for LocalBus {
@@ -34,7 +67,7 @@ impl fmt::Debug for LocalBus {
 
 impl Default for LocalBus {
     fn default() -> Self {
-        Self { sender: broadcast::channel(WAITING_MAX).0 }
+        Self { sender: broadcast::channel(WAITING_MAX).0, listeners: Arc::default() }
     }
 }
 
@@ -45,7 +78,8 @@ impl LocalBus {
     }
 
     fn send(&self, delivery: Delivery) {
-        // An error says that nobody listens, which is no news for the speaker.
+        self.listeners.hear(&delivery);
+        // An error says that nobody else hears, which is no news for the speaker.
         let _ = self.sender.send(delivery);
     }
 }
@@ -61,6 +95,14 @@ impl Bus for LocalBus {
 
     fn subscribe(&self) -> Box<dyn Subscription> {
         Box::new(LocalSubscription(self.sender.subscribe()))
+    }
+
+    fn listen(&self, listener: Arc<dyn Listener>) -> BoxFuture<'static, ()> {
+        let place = self.listeners.add(listener);
+        Box::pin(async move {
+            let _place = place;
+            std::future::pending().await
+        })
     }
 }
 

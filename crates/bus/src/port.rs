@@ -4,7 +4,9 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cofactor_telemetry::Trace;
 use cofactor_types::{EntityId, Epoch, Fault, NodeId, Position, ShardId};
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::{Decision, Rate};
@@ -26,6 +28,9 @@ pub struct Record {
     pub class: u64,
     /// What readers need at once, a MessagePack record of `wire`.
     pub payload: Bytes,
+    /// The trace of the request that caused it, where traces are sent anywhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 /// What the owner of shards says every [`cofactor_types::limits::HEARTBEAT_MS`].
@@ -79,6 +84,13 @@ pub trait Subscription: Send {
     fn try_next(&mut self) -> Option<Delivery>;
 }
 
+/// Hears deliveries, those of one publisher in the order in which it spoke. Whoever speaks may have to wait for it, so it is
+/// quick, and says nothing itself.
+pub trait Listener: Send + Sync + 'static {
+    /// Hears one.
+    fn hear(&self, delivery: &Delivery);
+}
+
 /// Positions and wake-ups.
 pub trait Bus: Debug + Send + Sync + 'static {
     /// Says that something happened. Returns at once and keeps the order of calls; what cannot be said becomes a gap for
@@ -91,6 +103,17 @@ pub trait Bus: Debug + Send + Sync + 'static {
     /// Hears everything from here on: all that this bus value is told after the call, and what others say once it is on
     /// its way.
     fn subscribe(&self) -> Box<dyn Subscription>;
+
+    /// Lets `listener` hear everything from here on, for as long as the future lives and is polled. What is said in the same
+    /// process it may hear at once, without a thread that must be woken.
+    fn listen(&self, listener: Arc<dyn Listener>) -> BoxFuture<'static, ()> {
+        let mut subscription = self.subscribe();
+        Box::pin(async move {
+            while let Some(delivery) = subscription.next().await {
+                listener.hear(&delivery);
+            }
+        })
+    }
 }
 
 /// Small facts that all processes share for a short while: rate limits, interactive-authentication sessions. They may

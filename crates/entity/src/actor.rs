@@ -6,20 +6,21 @@ use std::{
     time::Duration,
 };
 
-use actix::{
-    Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture, fut::ActorFutureExt,
-};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle, WrapFuture, fut::ActorFutureExt};
 use bytes::Bytes;
 use cofactor_store::{Durability, Key, LogKey, Mutation, Scan, StoreError, key, record, tables};
 use cofactor_types::{EntityId, Fault, Position, limits};
 use futures::future::join_all;
 use tokio::sync::oneshot;
+use tracing::{Instrument, Span};
 
 use crate::{
     Cx, Decision, Entity, Env, OpenPosition, Planted, Read,
     change::{Change, Fetched, RowKey},
     entities::Slot,
+    envelope::{Answer, Asker, Drain, Envelope},
     log::{Group, Message as Outgoing, Writer},
+    measure,
     publisher::Notice,
     route::not_owner,
 };
@@ -36,49 +37,7 @@ const TICK_AGAIN: Duration = Duration::from_millis(500);
 /// How often a message to another entity is tried before it is left to the next activation.
 const DELIVERY_TRIES_MAX: u32 = 6;
 
-/// What a caller gets back: the answer, or its command, untouched, if the actor is going away.
-pub(crate) enum Answer<E: Entity> {
-    Reply(Result<E::Reply, Fault>),
-    Returned(E::Command),
-}
-
-/// A command on its way to an actor. One that is dropped unhandled returns to its caller.
-pub(crate) struct Envelope<E: Entity> {
-    content: Option<(E::Command, oneshot::Sender<Answer<E>>)>,
-    slot: Arc<Slot>,
-}
-
-impl<E: Entity> Envelope<E> {
-    pub(crate) fn new(command: E::Command, reply: oneshot::Sender<Answer<E>>, slot: Arc<Slot>) -> Self {
-        Self { content: Some((command, reply)), slot }
-    }
-
-    fn open(mut self) -> Option<(E::Command, oneshot::Sender<Answer<E>>)> {
-        self.content.take()
-    }
-}
-
-impl<E: Entity> Drop for Envelope<E> {
-    fn drop(&mut self) {
-        self.slot.leave();
-        if let Some((command, reply)) = self.content.take() {
-            let _ = reply.send(Answer::Returned(command));
-        }
-    }
-}
-
-impl<E: Entity> Message for Envelope<E> {
-    type Result = ();
-}
-
-/// Asks the actor to finish what is under way and go.
-pub(crate) struct Drain(pub(crate) oneshot::Sender<()>);
-
-impl Message for Drain {
-    type Result = ();
-}
-
-type Waiter<E> = (oneshot::Sender<Answer<E>>, Result<<E as Entity>::Reply, Fault>);
+type Waiter<E> = (Asker<E>, Result<<E as Entity>::Reply, Fault>);
 
 /// A built state, its log, and the messages that a dead writer left unsent.
 type Activated<E> = (E, Writer, Vec<(Key, Outgoing)>);
@@ -137,6 +96,7 @@ impl<E: Entity> EntityActor<E> {
         let waiting = std::mem::take(waiting);
         match outcome {
             Ok((state, writer, unsent)) => {
+                measure::activated(E::KIND);
                 self.phase = Phase::Ready(Box::new(Ready {
                     state,
                     writer: Some(writer),
@@ -157,7 +117,7 @@ impl<E: Entity> EntityActor<E> {
                 tracing::warn!(entity = ?self.id, error = %fault, "an entity cannot be activated");
                 self.phase = Phase::Stopping;
                 for (_, reply) in waiting.into_iter().filter_map(Envelope::open) {
-                    let _ = reply.send(Answer::Reply(Err(fault.clone())));
+                    reply.send(Answer::Reply(Err(fault.clone())));
                 }
                 self.stop(ctx);
             }
@@ -177,20 +137,14 @@ impl<E: Entity> EntityActor<E> {
         }
     }
 
-    fn decide(
-        &mut self,
-        command: E::Command,
-        reply: oneshot::Sender<Answer<E>>,
-        fetched: Fetched,
-        ctx: &mut Context<Self>,
-    ) {
+    fn decide(&mut self, command: E::Command, reply: Asker<E>, fetched: Fetched, ctx: &mut Context<Self>) {
         let Phase::Ready(ready) = &mut self.phase else {
-            let _ = reply.send(Answer::Returned(command));
+            reply.send(Answer::Returned(command));
             return;
         };
         if !self.env.positions().has_room() {
             let fault = Fault::unavailable("this node's lease has ended; it must renew it before it can act");
-            let _ = reply.send(Answer::Reply(Err(fault)));
+            reply.send(Answer::Reply(Err(fault)));
             return;
         }
         let change = Change::default();
@@ -208,15 +162,16 @@ impl<E: Entity> EntityActor<E> {
     }
 
     /// Puts a change and its waiter behind everything decided before.
-    fn enqueue(&mut self, change: Change, waiter: Option<Waiter<E>>, ctx: &mut Context<Self>) {
+    fn enqueue(&mut self, mut change: Change, waiter: Option<Waiter<E>>, ctx: &mut Context<Self>) {
         let Phase::Ready(ready) = &mut self.phase else { return };
+        change.trace = waiter.as_ref().and_then(|(asker, _)| asker.trace());
         if change.is_empty() && ready.writer.is_some() && ready.batches.is_empty() {
             answer(waiter);
             return;
         }
         let waiter = match waiter {
             Some((reply, Ok(value))) if self.env.planted() == Planted::AcknowledgeBeforeCommit => {
-                let _ = reply.send(Answer::Reply(Ok(value)));
+                reply.send(Answer::Reply(Ok(value)));
                 None
             }
             waiter => waiter,
@@ -261,7 +216,8 @@ impl<E: Entity> EntityActor<E> {
             group.last = change.open.iter().map(OpenPosition::get).max().unwrap_or_default().max(group.last);
             group.rows.extend(change.rows);
             group.effects.extend(change.effects);
-            notices.extend(change.notices);
+            let trace = change.trace;
+            notices.extend(change.notices.into_iter().map(|notice| Notice { trace, ..notice }));
             messages.extend(change.messages);
             open.extend(change.open);
         }
@@ -279,15 +235,34 @@ impl<E: Entity> EntityActor<E> {
                 Err(fault) => return self.fail(&StoreError::Unavailable(fault.to_string()), waiters, ctx),
             }
         }
+        let span = if anything { self.commit_span(&writer, &waiters) } else { Span::none() };
+        let (clock, commands) = (Arc::clone(self.env.clock()), waiters.len());
         let append = async move {
-            let outcome = if anything { writer.append(group).await } else { Ok(()) };
+            if !anything {
+                return (writer, Ok(()));
+            }
+            let began_us = clock.steady_us();
+            let outcome = writer.append(group).await;
+            measure::committed(E::KIND, commands, clock.steady_us().saturating_sub(began_us), &outcome);
             (writer, outcome)
         };
-        let done = append.into_actor(self).map(move |(writer, outcome), actor, ctx| match outcome {
-            Ok(()) => actor.committed(writer, notices, open, outgoing, waiters, ctx),
+        let within = span.clone();
+        let done = append.instrument(span).into_actor(self).map(move |(writer, outcome), actor, ctx| match outcome {
+            Ok(()) => {
+                let records = notices.len();
+                let publish = cofactor_telemetry::span!(parent: &within, "publish", records);
+                publish.in_scope(|| actor.env.publisher().publish(&actor.id, writer.epoch(), notices));
+                drop((publish, within));
+                actor.committed(writer, open, outgoing, waiters, ctx);
+            }
             Err(error) => actor.fail(&error, waiters, ctx),
         });
         ctx.spawn(done);
+    }
+
+    fn commit_span(&self, writer: &Writer, waiters: &[Waiter<E>]) -> Span {
+        let commands = waiters.iter().map(|(asker, _)| asker.span());
+        measure::commit_span(E::KIND, self.env.shard(&self.id), writer.epoch(), commands)
     }
 
     /// Writes messages into the outbox together with the change that causes them.
@@ -311,13 +286,11 @@ impl<E: Entity> EntityActor<E> {
     fn committed(
         &mut self,
         writer: Writer,
-        notices: Vec<Notice>,
         open: Vec<OpenPosition>,
         outgoing: Vec<(Key, Outgoing)>,
         waiters: Vec<Waiter<E>>,
         ctx: &mut Context<Self>,
     ) {
-        self.env.publisher().publish(&self.id, writer.epoch(), notices);
         drop(open);
         if let Phase::Ready(ready) = &mut self.phase {
             ready.writer = Some(writer);
@@ -335,6 +308,8 @@ impl<E: Entity> EntityActor<E> {
         if let Phase::Ready(ready) = &mut self.phase {
             ready.deliveries += 1;
         }
+        let first = waiters.first().and_then(|(asker, _)| asker.span().id());
+        let span = cofactor_telemetry::span!(parent: first, "deliver", messages = outgoing.len());
         let env = self.env.clone();
         let partition = outbox_partition(&self.env, &self.id);
         let delivery = async move {
@@ -358,7 +333,7 @@ impl<E: Entity> EntityActor<E> {
             let _ = env.store().write(sent.into_iter().map(forget).collect(), Durability::Deferred).await;
             failed
         };
-        let done = delivery.into_actor(self).map(move |failed, actor, ctx| {
+        let done = delivery.instrument(span).into_actor(self).map(move |failed, actor, ctx| {
             for (reply, result) in waiters {
                 let result = match &failed {
                     Some(fault) => {
@@ -366,7 +341,7 @@ impl<E: Entity> EntityActor<E> {
                     }
                     None => result,
                 };
-                let _ = reply.send(Answer::Reply(result));
+                reply.send(Answer::Reply(result));
             }
             if let Phase::Ready(ready) = &mut actor.phase {
                 ready.deliveries -= 1;
@@ -379,7 +354,7 @@ impl<E: Entity> EntityActor<E> {
     fn fetch(
         &mut self,
         command: E::Command,
-        reply: oneshot::Sender<Answer<E>>,
+        reply: Asker<E>,
         reads: Vec<Read>,
         known: Fetched,
         ctx: &mut Context<Self>,
@@ -393,7 +368,7 @@ impl<E: Entity> EntityActor<E> {
             match outcome {
                 Ok(fetched) => actor.decide(command, reply, fetched, ctx),
                 Err(error) => {
-                    let _ = reply.send(Answer::Reply(Err(error.into())));
+                    reply.send(Answer::Reply(Err(error.into())));
                 }
             }
             if let Phase::Ready(ready) = &mut actor.phase {
@@ -433,7 +408,7 @@ impl<E: Entity> EntityActor<E> {
         let batches = if let Phase::Ready(ready) = phase { ready.batches } else { VecDeque::new() };
         let later = batches.into_iter().flat_map(|batch| batch.waiters);
         for (reply, _) in waiters.into_iter().chain(later) {
-            let _ = reply.send(Answer::Reply(Err(fault.clone())));
+            reply.send(Answer::Reply(Err(fault.clone())));
         }
         self.stop(ctx);
     }
@@ -447,6 +422,7 @@ impl<E: Entity> EntityActor<E> {
 
     /// Goes in good order: the log is taken off the list of open ones first.
     fn rest(&mut self, ctx: &mut Context<Self>) {
+        measure::passivated(E::KIND);
         self.slot.close();
         let phase = std::mem::replace(&mut self.phase, Phase::Stopping);
         if let Phase::Ready(ready) = phase
@@ -487,8 +463,7 @@ impl<E: Entity> EntityActor<E> {
 
 fn answer<E: Entity>(waiter: Option<Waiter<E>>) {
     if let Some((reply, result)) = waiter {
-        // An error says that the caller has gone.
-        let _ = reply.send(Answer::Reply(result));
+        reply.send(Answer::Reply(result));
     }
 }
 

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cofactor_store::{Key, LogKey, LogRow, Mutation, RangeRead, Table};
+use cofactor_telemetry::Trace;
 use cofactor_types::{EntityId, Fault, Position};
 
 use crate::{Entity, Env, OpenPosition, publisher::Notice};
@@ -65,6 +66,8 @@ pub(crate) struct Change {
     pub(crate) messages: Vec<(EntityId, Bytes)>,
     pub(crate) notices: Vec<Notice>,
     pub(crate) open: Vec<OpenPosition>,
+    /// Of the command that asked for it.
+    pub(crate) trace: Option<Trace>,
 }
 
 impl Change {
@@ -152,7 +155,7 @@ impl Cx<'_> {
 
     /// Stages a record on the bus.
     pub fn publish(&mut self, class: u64, position: Position, payload: Bytes) {
-        self.change.notices.push(Notice { class, position, payload });
+        self.change.notices.push(Notice { class, position, payload, trace: None });
     }
 
     /// Asks for [`Entity::tick`] in `after`. The latest call counts.

@@ -19,7 +19,9 @@ use tokio::sync::oneshot;
 
 use crate::{
     Entity, Env,
-    actor::{Answer, Drain, EntityActor, Envelope},
+    actor::EntityActor,
+    envelope::{Answer, Drain, Envelope},
+    measure::{self, Load},
     ownership::Place,
     route::{Route, not_owner},
 };
@@ -81,6 +83,14 @@ impl Slot {
     /// Closes the slot unless a command is on its way.
     pub(crate) fn try_retire(&self) -> bool {
         self.state.compare_exchange(0, CLOSED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Commands that wait, or that the actor is at; none once it is closed.
+    fn queued(&self) -> usize {
+        match self.state.load(Ordering::Relaxed) {
+            state if state & CLOSED != 0 => 0,
+            state => state,
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -187,6 +197,7 @@ impl<E: Entity> Entities<E> {
             match slot.enter() {
                 Entry::Entered => {}
                 Entry::Full => {
+                    measure::refused(E::KIND);
                     return Asked::Answered(Err(Fault::limited("too many requests wait for this room or user", 1_000)));
                 }
                 Entry::Closed => {
@@ -228,6 +239,13 @@ impl<E: Entity> Entities<E> {
     /// Whether none is live.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How much there is to do; the `named` busiest entities are named.
+    pub fn load(&self, named: usize) -> Load {
+        let all = self.lock();
+        let live = all.iter().filter(|(_, live)| !live.slot.is_closed());
+        Load::of(live.map(|(id, live)| (id, live.slot.queued())), named)
     }
 
     /// Lets every actor of a shard finish what is under way, and stops it.

@@ -37,11 +37,14 @@ const TELL_MAX: Duration = Duration::from_secs(1);
 /// How often a lease is renewed within its length.
 const BEATS_A_LEASE: u32 = 4;
 
+/// How often within the length of a lease a node looks who is there: a dead one is noticed so much later than it could be.
+const LOOKS_A_LEASE: u32 = 12;
+
 /// How soon a failed attempt to take a shard or to renew the lease is repeated.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// The partition of the members table.
-const CLUSTER: &str = "cluster";
+pub(crate) const CLUSTER: &str = "cluster";
 
 /// What a node says of itself.
 #[derive(Clone, Debug)]
@@ -68,13 +71,13 @@ pub trait ShardHost: std::fmt::Debug + Send + Sync + 'static {
 
 /// A row of the `members` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct MemberRow {
-    name: String,
-    address: String,
-    roles: Vec<String>,
-    draining: bool,
+pub(crate) struct MemberRow {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) roles: Vec<String>,
+    pub(crate) draining: bool,
     /// Rises while the node lives.
-    beat: u64,
+    pub(crate) beat: u64,
 }
 
 /// When another node was last seen to move.
@@ -169,6 +172,7 @@ impl Pulse {
                 if error == LeaseError::Ended {
                     return error;
                 }
+                metrics::counter!("cofactor_lease_failures_total").increment(1);
                 tracing::warn!(%error, "the lease could not be renewed; trying again");
                 tokio::time::sleep(RETRY).await;
             }
@@ -223,11 +227,11 @@ struct Shards {
 
 impl Shards {
     async fn run(&mut self) {
-        let mut interval = tokio::time::interval(self.options.lease / BEATS_A_LEASE);
+        let mut interval = tokio::time::interval(self.options.lease / LOOKS_A_LEASE);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ownership = Arc::clone(self.env.ownership());
         loop {
-            // Shards that could not be had because a call failed are tried again at once, not a beat later.
+            // Shards that could not be had because a call failed are tried again at once, not a look later.
             if !self.failed.is_empty() {
                 tokio::time::sleep(RETRY).await;
                 let failed = std::mem::take(&mut self.failed);
@@ -298,6 +302,7 @@ impl Shards {
             Some(seen) => !seen.row.alive || Lease::bury(&**store, node, &seen).await?.is_some(),
         };
         if over {
+            metrics::counter!("cofactor_members_buried_total").increment(1);
             tracing::warn!(%node, "a node is gone; its shards pass on");
             store.write(vec![member(node, None)], Durability::Deferred).await?;
         } else {
@@ -362,13 +367,17 @@ impl Shards {
         if tokio::time::timeout(DRAIN_MAX, self.host.drain(shard)).await.is_err() {
             tracing::warn!(%shard, "actors did not finish in time; their shard is handed over all the same");
         }
-        takeover::release(&self.env, shard, epoch).await.unwrap_or_else(|error| {
+        let given = takeover::release(&self.env, shard, epoch).await.unwrap_or_else(|error| {
             tracing::warn!(%shard, %error, "a shard was not handed over; trying again");
             Given::Doubtful
-        })
+        });
+        if given == Given::Back {
+            metrics::counter!("cofactor_shards_released_total").increment(1);
+        }
+        given
     }
 
-    /// Tells the next owner, which would notice by itself a beat later.
+    /// Tells the next owner, which would notice by itself a look later.
     fn tell(&self, address: String, shards: Vec<ShardId>) {
         let Some(transport) = self.env.transport().cloned() else { return };
         let Ok(frame) = cofactor_wire::encode(&ShardCall::Released { shards }) else { return };
@@ -447,6 +456,7 @@ async fn take_one(
 ) -> Tried {
     let (tried, error) = match takeover::take(env, shard, leases).await {
         Ok(Taken::Ours(unfinished)) => {
+            metrics::counter!("cofactor_shards_taken_total").increment(1);
             unfinished.iter().for_each(|entity| host.wake(entity));
             return Tried::Done;
         }

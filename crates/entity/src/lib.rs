@@ -14,13 +14,16 @@ mod actor;
 mod change;
 mod entities;
 mod env;
+mod envelope;
 mod keeper;
 mod lease;
 mod log;
+mod measure;
 mod ownership;
 mod positions;
 mod publisher;
 mod route;
+mod survey;
 mod takeover;
 
 pub use self::{
@@ -29,8 +32,10 @@ pub use self::{
     env::{Deliver, Env, EnvParts, Planted},
     keeper::{Keeper, KeeperOptions, ShardHost},
     lease::{Lease, LeaseError},
+    measure::Load,
     ownership::Ownership,
     positions::{OpenPosition, Positions},
+    survey::{MemberSeen, Survey},
 };
 
 use cofactor_types::{EntityId, EntityKind, Fault, Position};

@@ -6,6 +6,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use cofactor_shard::View;
@@ -85,6 +86,12 @@ impl Ownership {
     /// Whether the lease is good.
     pub fn is_valid(&self) -> bool {
         self.clock.steady_us() < self.valid_until_us.load(Ordering::Acquire)
+    }
+
+    /// How long the lease is still good if it is not renewed.
+    pub fn remaining(&self) -> Duration {
+        let until_us = self.valid_until_us.load(Ordering::Acquire);
+        Duration::from_micros(until_us.saturating_sub(self.clock.steady_us()))
     }
 
     /// All shards that are ours, and the version of that list.

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use cofactor_bus::{Bus, Heartbeat, Record};
+use cofactor_telemetry::Trace;
 use cofactor_types::{EntityId, Epoch, Position, ShardId};
 
 use crate::{Ownership, Positions};
@@ -17,6 +18,7 @@ pub(crate) struct Notice {
     pub(crate) class: u64,
     pub(crate) position: Position,
     pub(crate) payload: Bytes,
+    pub(crate) trace: Option<Trace>,
 }
 
 /// Numbers the records of each shard and speaks for the node.
@@ -64,10 +66,11 @@ impl Publisher {
         if last.0 > epoch {
             return;
         }
-        for Notice { class, position, payload } in notices {
+        metrics::counter!("cofactor_bus_published_total").increment(notices.len() as u64);
+        for Notice { class, position, payload, trace } in notices {
             last.1 += 1;
             let (entity, seq) = (entity.clone(), last.1);
-            self.bus.publish(Record { shard, epoch, seq, entity, position, class, payload });
+            self.bus.publish(Record { shard, epoch, seq, entity, position, class, payload, trace });
         }
         said.changed.insert(shard);
     }

@@ -21,10 +21,10 @@ const SLICE: u32 = 16;
 
 /// A row of the `shards` table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct ShardRow {
-    epoch: Epoch,
+pub(crate) struct ShardRow {
+    pub(crate) epoch: Epoch,
     /// `None`: released.
-    node: Option<NodeId>,
+    pub(crate) node: Option<NodeId>,
     /// A successor begins above this, and above the end of the owner's lease if there is one.
     floor: Position,
 }

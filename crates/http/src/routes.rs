@@ -244,6 +244,8 @@ pub struct Routes<S> {
     table: matchit::Router<usize>,
     paths: Vec<Vec<Endpoint<S>>>,
     mistakes: Vec<String>,
+    /// Web pages of other origins may not read the answers.
+    pub(crate) same_origin: bool,
 }
 
 impl<S> std::fmt::Debug for Routes<S> {
@@ -255,7 +257,14 @@ impl<S> std::fmt::Debug for Routes<S> {
 impl<S: Service> Routes<S> {
     /// No routes, on `service`.
     pub fn new(service: S) -> Self {
-        Self { service, table: matchit::Router::new(), paths: Vec::new(), mistakes: Vec::new() }
+        Self { service, table: matchit::Router::new(), paths: Vec::new(), mistakes: Vec::new(), same_origin: false }
+    }
+
+    /// Keeps the answers from web pages of other origins, which may read those of the Matrix API.
+    #[must_use]
+    pub fn same_origin(mut self) -> Self {
+        self.same_origin = true;
+        self
     }
 
     /// Mounts an endpoint at every path it ever had.

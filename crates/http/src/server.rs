@@ -27,6 +27,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     task::JoinHandle,
 };
+use tracing::{Instrument, field};
 
 use crate::{
     Access, ApiError, Body, Exchange, Reply, ReplyBody, RequestContext, Routes, Service, Session,
@@ -74,8 +75,10 @@ impl Default for Options {
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address}: {source}; stop what uses it, or choose another address (option `http.listen`)")]
+#[error("cannot listen on {address}: {source}; stop what uses it, or choose another address (option `{option}`)")]
 pub struct BindError {
+    /// The option that says where to listen.
+    pub option: &'static str,
     /// The address.
     pub address: SocketAddr,
     /// What the system says.
@@ -138,7 +141,7 @@ pub fn serve<S: Service>(
         .disable_signals();
     let mut addresses = Vec::with_capacity(options.listen.len());
     for address in &options.listen {
-        let refused = |source| BindError { address: *address, source };
+        let refused = |source| BindError { option: "http.listen", address: *address, source };
         let listener = listen(*address).map_err(refused)?;
         addresses.push(listener.local_addr().map_err(refused)?);
         let edge = Arc::clone(&edge);
@@ -211,14 +214,22 @@ impl<S: Service> Edge<S> {
         let context = Arc::new(self.context(&request));
         let mut template = "unrecognized";
         let mut unread = Some(payload);
-        let answer = AssertUnwindSafe(self.answer(&request, &mut unread, &method, &context, &mut template));
+        let span = cofactor_telemetry::span!(
+            "request",
+            otel.kind = "server",
+            http.request.method = %method,
+            http.route = field::Empty,
+            http.response.status_code = field::Empty,
+        );
+        let answer = self.answer(&request, &mut unread, &method, &context, &mut template).instrument(span.clone());
+        let answer = AssertUnwindSafe(answer);
         let outcome = answer.catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!(request_id = context.request_id, "a request panicked");
             Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "the request failed; the log has its id"))
         });
         let (status, mut response) = match outcome {
-            Ok(reply) => (reply.status, finish(reply, &context)),
-            Err(error) => (error.status, finish_error(&error, &context)),
+            Ok(reply) => (reply.status, finish(reply, &context, self.routes.same_origin)),
+            Err(error) => (error.status, finish_error(&error, &context, self.routes.same_origin)),
         };
         let time_max = Duration::from_millis(self.options.body_timeout_ms);
         if let Some(payload) = unread
@@ -228,6 +239,10 @@ impl<S: Service> Edge<S> {
         }
         let elapsed = start.elapsed();
         let code = status.as_u16();
+        if !span.is_none() {
+            cofactor_telemetry::rename(&span, format!("{method} {template}"));
+            span.record("http.route", template).record("http.response.status_code", code);
+        }
         metrics::histogram!("cofactor_http_request_seconds", "route" => template, "class" => status_class(code))
             .record(elapsed.as_secs_f64());
         let elapsed_ms = elapsed.as_millis() as u64;
@@ -398,9 +413,9 @@ fn status_class(code: u16) -> &'static str {
     }
 }
 
-fn finish(reply: Reply, context: &RequestContext) -> Response<BoxBody> {
+fn finish(reply: Reply, context: &RequestContext, same_origin: bool) -> Response<BoxBody> {
     let mut response = convert::response(reply.status, &reply.headers);
-    common_headers(&mut response, context);
+    common_headers(&mut response, context, same_origin);
     match reply.body {
         ReplyBody::Whole(bytes) => response.body(bytes).map_into_boxed_body(),
         ReplyBody::Stream(stream) => {
@@ -410,9 +425,9 @@ fn finish(reply: Reply, context: &RequestContext) -> Response<BoxBody> {
     }
 }
 
-fn finish_error(error: &ApiError, context: &RequestContext) -> Response<BoxBody> {
+fn finish_error(error: &ApiError, context: &RequestContext, same_origin: bool) -> Response<BoxBody> {
     let mut response = convert::response(error.status, &HeaderMap::new());
-    common_headers(&mut response, context);
+    common_headers(&mut response, context, same_origin);
     response.insert_header(("content-type", "application/json"));
     if let Some(retry_after_ms) = error.retry_after_ms {
         response.insert_header(("retry-after", retry_after_ms.div_ceil(1_000).to_string()));
@@ -421,9 +436,12 @@ fn finish_error(error: &ApiError, context: &RequestContext) -> Response<BoxBody>
 }
 
 /// <https://spec.matrix.org/v1.19/client-server-api/#web-browser-clients>
-fn common_headers(response: &mut ResponseBuilder, context: &RequestContext) {
+fn common_headers(response: &mut ResponseBuilder, context: &RequestContext, same_origin: bool) {
+    response.insert_header(("x-request-id", context.request_id.as_str()));
+    if same_origin {
+        return;
+    }
     response
-        .insert_header(("x-request-id", context.request_id.as_str()))
         .insert_header(("access-control-allow-origin", "*"))
         .insert_header(("access-control-allow-methods", "GET, POST, PUT, DELETE, OPTIONS"))
         .insert_header(("access-control-allow-headers", "X-Requested-With, Content-Type, Authorization"));

@@ -1,21 +1,27 @@
 //! What an operator does without a server: accounts, and a look at the installation.
 
-use std::{net::TcpListener, sync::Arc, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use cofactor_api::hash_password;
 use cofactor_entity::{Placement, Planted};
 use cofactor_shard::Role;
 use cofactor_sync::SyncOptions;
-use cofactor_types::{Clock, Entropy, SystemClock, SystemEntropy};
+use cofactor_types::{Clock, Entropy, Fault, SystemClock, SystemEntropy};
 use cofactor_users::UsersHandle;
 use cofactor_wire::user_command::UserCommand;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::watch;
 
 use crate::{
-    BuildError, BusBackend, Config, Core, CoreParts, Identity, StartError, StoreBackend,
+    BuildError, BusBackend, Config, Core, CoreParts, Glance, Identity, StartError, StoreBackend,
     backends::{self, Backends},
     calls::Rpc,
+    glance::Lookout,
     lifecycle::keeper_options,
 };
 
@@ -51,7 +57,7 @@ pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<O
         if name.starts_with('@') { UserId::parse(name) } else { UserId::parse_with_server_name(name, &server_name) };
     let user_id = user_id.ok().filter(|user_id| user_id.server_name() == server_name);
     let user_id = user_id.ok_or_else(|| {
-        cofactor_types::Fault::invalid(format!(
+        Fault::invalid(format!(
             "{name:?} is not a user name of {server_name}: write lower-case letters, digits and ._=-/+"
         ))
     })?;
@@ -71,9 +77,77 @@ pub async fn account(config: &Config, name: &str, task: AccountTask) -> Result<O
     if let Err(error) = keeper.leave().await {
         tracing::warn!(%error, "the shards were not handed back");
     }
-    backends.store.close().await.map_err(cofactor_types::Fault::from)?;
+    backends.store.close().await.map_err(Fault::from)?;
     outcome?;
     Ok(user_id)
+}
+
+/// How the cluster is doing. The operator's page of the process with this configuration is asked; without one, a cluster's
+/// store and each of its processes. Must be called inside an actix system.
+///
+/// # Errors
+/// If neither can be asked.
+pub async fn glance(config: &Config) -> Result<Glance, StartError> {
+    if let Some(address) = config.admin.listen.first() {
+        match fetch(*address, "/status.json") {
+            Ok(body) => return Ok(wire_json(&body)?),
+            Err(error) if config.store.backend == StoreBackend::Embedded => {
+                let message =
+                    format!("the server does not answer at {address} (option `admin.listen`): {error}; does it run?");
+                return Err(Fault::unavailable(message).into());
+            }
+            // The process is one of several, and how the others are is what an operator wants to know now.
+            Err(_) => {}
+        }
+    }
+    if config.store.backend == StoreBackend::Embedded {
+        let message = "a server on the embedded store says how it is only on its operator's page: set the option \
+                       `admin.listen`, such as [\"127.0.0.1:8010\"], and start it again";
+        return Err(Fault::invalid(message).into());
+    }
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy);
+    let backends = backends::open(config, Arc::clone(&clock), Arc::clone(&entropy)).await?;
+    let identity = Identity::establish(&backends.store, &*entropy, config.name()?).await?;
+    let transport = Rpc::choose(config, &*backends.store, &clock)?.map(|rpc| rpc.transport());
+    let lookout = Lookout {
+        server_name: identity.server_name.as_str(),
+        shard_count: identity.shard_count,
+        store: &*backends.store,
+        transport: transport.as_ref(),
+        clock: &*clock,
+        here: None,
+    };
+    let glance = lookout.look().await.map_err(Fault::from)?;
+    backends.leave_bus().await;
+    backends.store.close().await.map_err(Fault::from)?;
+    Ok(glance)
+}
+
+fn wire_json(body: &str) -> Result<Glance, Fault> {
+    serde_json::from_str(body)
+        .map_err(|error| Fault::internal(format!("the operator's page of another release: {error}")))
+}
+
+/// How long the operator's page may take to answer.
+const FETCH_MAX: Duration = Duration::from_secs(15);
+
+/// The body of a page that answers with 200. HTTP/1.0, so that the body simply ends.
+fn fetch(mut address: SocketAddr, path: &str) -> std::io::Result<String> {
+    if address.ip().is_unspecified() {
+        let is_v4 = address.is_ipv4();
+        address.set_ip(if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    let mut stream = TcpStream::connect_timeout(&address, FETCH_MAX)?;
+    stream.set_read_timeout(Some(FETCH_MAX))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        _ => Err(std::io::Error::other(format!("it says {:?} {body}", head.lines().next().unwrap_or_default()))),
+    }
 }
 
 /// The parts of a node that does one thing and ends.
@@ -98,7 +172,7 @@ fn quiet_parts(
     })
 }
 
-async fn carry_out(users: &UsersHandle, user_id: &UserId, task: AccountTask) -> Result<(), cofactor_types::Fault> {
+async fn carry_out(users: &UsersHandle, user_id: &UserId, task: AccountTask) -> Result<(), Fault> {
     match task {
         AccountTask::Create { password, admin } => {
             let password_hash = Some(hash_password(&password)?);
@@ -156,11 +230,11 @@ async fn list(config: &Config) -> Result<Vec<String>, StartError> {
         clock,
         entropy,
         ready: || false,
-        metrics: String::new,
+        metrics: None,
     });
     let routes = cofactor_api::routes(api);
     if let Some(mistake) = routes.mistakes().first() {
-        return Err(cofactor_types::Fault::internal(mistake.clone()).into());
+        return Err(Fault::internal(mistake.clone()).into());
     }
     Ok(routes.list().into_iter().map(|(method, path)| format!("{method} {path}")).collect())
 }
@@ -231,10 +305,9 @@ pub enum SchemaTask {
 /// If there is no CQL store, it cannot be reached, or its schema is not what this release needs.
 pub async fn schema(config: &Config, task: SchemaTask) -> Result<String, StartError> {
     if config.store.backend != StoreBackend::Cql {
-        return Err(cofactor_types::Fault::invalid(
-            "the embedded store has no schema; the option `store.backend` would say \"cql\"",
-        )
-        .into());
+        return Err(
+            Fault::invalid("the embedded store has no schema; the option `store.backend` would say \"cql\"").into()
+        );
     }
     let options = &config.store.cql;
     let keyspace = format!("keyspace {} at {}", options.keyspace, options.nodes.join(", "));

@@ -9,7 +9,7 @@ use cofactor_store_cql::CqlStore;
 use cofactor_store_embedded::EmbeddedStore;
 use cofactor_types::{Clock, Entropy};
 
-use crate::{BusBackend, Config, StartError, StoreBackend};
+use crate::{BusBackend, Config, StartError, StoreBackend, measured::MeasuredStore};
 
 /// What a node stands on.
 #[derive(Clone, Debug)]
@@ -47,6 +47,7 @@ pub async fn open(config: &Config, clock: Arc<dyn Clock>, entropy: Arc<dyn Entro
         StoreBackend::Embedded => Arc::new(EmbeddedStore::open(&config.data_dir, &config.store.embedded)?),
         StoreBackend::Cql => Arc::new(CqlStore::open(&config.store.cql).await?),
     };
+    let store = MeasuredStore::over(store, Arc::clone(&clock));
     match config.bus.backend {
         BusBackend::Local => {
             let bus = Arc::new(local::LocalBus::default());

@@ -7,7 +7,7 @@ use cofactor_store::Store;
 use cofactor_types::{Clock, Fault};
 use cofactor_wire::node::Transport;
 
-use crate::{Config, Core, StartError};
+use crate::{Config, Core, StartError, measured::MeasuredTransport};
 
 /// The way to and from other nodes.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ impl Rpc {
         };
         let security = Security::choose(config.cluster.secret.clone(), tls).map_err(wrong)?;
         let transport = RpcTransport::new(ClientOptions::new(security.clone()), Arc::clone(clock)).map_err(wrong)?;
-        Ok(Some(Self { listen: config.cluster.listen.clone(), security, transport: Arc::new(transport) }))
+        let transport = MeasuredTransport::over(Arc::new(transport), Arc::clone(clock));
+        Ok(Some(Self { listen: config.cluster.listen.clone(), security, transport }))
     }
 
     pub(crate) fn transport(&self) -> Arc<dyn Transport> {

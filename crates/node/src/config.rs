@@ -1,6 +1,9 @@
 //! What an operator writes. Every option has a default, so that no file is needed at all.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use cofactor_api::RegistrationOptions;
 use cofactor_http::LimitOptions;
@@ -30,6 +33,8 @@ pub struct Config {
     pub bus: BusConfig,
     /// What other processes there are, and how they reach one another.
     pub cluster: Cluster,
+    /// The operator's page.
+    pub admin: Admin,
     /// Who may register.
     pub registration: RegistrationOptions,
     /// Media.
@@ -137,6 +142,16 @@ impl Default for Cluster {
     }
 }
 
+/// The operator's page.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where it listens: `/`, `/status.json`, `/metrics` and `/health`, for operators only. Empty: nowhere.
+    pub listen: Vec<SocketAddr>,
+    /// Show `/metrics` to clients, too.
+    pub public_metrics: bool,
+}
+
 /// `/sync`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -179,6 +194,7 @@ impl Default for Config {
             store: StoreConfig::default(),
             bus: BusConfig::default(),
             cluster: Cluster::default(),
+            admin: Admin::default(),
             registration: RegistrationOptions::default(),
             media: cofactor_media::Options::default(),
             rate_limits: LimitOptions::default(),
@@ -261,6 +277,14 @@ impl Config {
     /// [`ConfigError::Role`].
     pub fn roles(&self) -> Result<Vec<Role>, ConfigError> {
         self.cluster.roles.iter().map(|word| Role::parse(word).ok_or_else(|| ConfigError::Role(word.clone()))).collect()
+    }
+
+    /// The name of this process among those of its cluster.
+    pub fn instance(&self) -> String {
+        match self.cluster.name.as_str() {
+            "" => std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned(),
+            name => name.to_owned(),
+        }
     }
 
     /// The server name, checked.

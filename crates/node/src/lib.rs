@@ -10,15 +10,20 @@ pub mod admin;
 pub mod backends;
 mod calls;
 mod config;
+mod glance;
 mod identity;
 mod lifecycle;
+mod measured;
+mod operator;
 mod system;
 mod vitals;
 
 pub use self::{
     config::{
-        BusBackend, BusConfig, Cluster, Config, ConfigError, EXAMPLE, Limits, StoreBackend, StoreConfig, Sync, Tls,
+        Admin, BusBackend, BusConfig, Cluster, Config, ConfigError, EXAMPLE, Limits, StoreBackend, StoreConfig, Sync,
+        Tls,
     },
+    glance::{Finding, Glance, NodeGlance},
     identity::{Identity, IdentityError},
     lifecycle::{Node, StartError},
     system::{BuildError, Core, CoreParts, NodeServer},

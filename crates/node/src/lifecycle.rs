@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     BuildError, Config, ConfigError, Core, CoreParts, Identity, IdentityError, backends, backends::Backends,
-    calls::Rpc, vitals,
+    calls::Rpc, operator, vitals,
 };
 
 /// Why a node does not start. Each is one sentence that says what to do.
@@ -55,6 +55,7 @@ pub struct Node {
     keeper: Keeper,
     calls: Option<Running>,
     server: RunningServer,
+    operator: Option<RunningServer>,
     background: JoinHandle<()>,
     threads: Vec<Arbiter>,
     shutdown: watch::Sender<bool>,
@@ -98,8 +99,14 @@ impl Node {
             planted: Planted::Nothing,
         })
         .await?;
-        vitals::observe(core.env.ownership());
-        let background = tokio::spawn(core.run());
+        vitals::observe(&core.probe);
+        let run = core.run();
+        let background = tokio::spawn(async {
+            tokio::select! {
+                () = run => {}
+                () = vitals::keep_up() => {}
+            }
+        });
         // Others may call before this node owns anything; they are told so.
         let calls = match rpc {
             Some(rpc) => Some(rpc.listen(&core).await?),
@@ -109,6 +116,7 @@ impl Node {
         keeper.begin().await.map_err(BuildError::from)?;
         // 6: requests. A node without the role serves its operator only.
         let api = open_api(config, &backends, &identity, &core, &clock, &entropy)?;
+        let operator = operator::listen(config, &core.probe, &identity)?;
         let routes = if roles.contains(&Role::Frontend) { routes(api) } else { operator_routes(api) };
         let prefix = entropy.u128() as u64 >> 32;
         let server = serve(routes, &config.http, prefix, config.limits.shutdown_s)?;
@@ -116,12 +124,17 @@ impl Node {
         for address in server.addresses() {
             tracing::info!(server_name = %identity.server_name, %address, "ready");
         }
-        Ok(Self { backends, _core: core, keeper, calls, server, background, threads, shutdown })
+        Ok(Self { backends, _core: core, keeper, calls, server, operator, background, threads, shutdown })
     }
 
     /// Where the node listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         self.server.addresses()
+    }
+
+    /// Where the operator's page is.
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        self.operator.as_ref().map_or(&[], RunningServer::addresses)
     }
 
     /// Keeps the node's lease until `stop` is done, or the lease is lost.
@@ -149,6 +162,9 @@ impl Node {
         }
         self.backends.leave_bus().await;
         self.background.abort();
+        if let Some(operator) = self.operator {
+            operator.stop().await;
+        }
         if let Err(error) = self.backends.store.close().await {
             tracing::warn!(%error, "the store was not closed cleanly; nothing acknowledged is lost");
         }
@@ -168,6 +184,7 @@ fn open_api(
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
 ) -> Result<Api, StartError> {
+    let shows_metrics = config.admin.public_metrics || !config.roles()?.contains(&Role::Frontend);
     Ok(Api::new(ApiParts {
         server_name: identity.server_name.clone(),
         public_url: config.public_url.clone(),
@@ -183,7 +200,7 @@ fn open_api(
         clock: Arc::clone(clock),
         entropy: Arc::clone(entropy),
         ready: vitals::is_ready,
-        metrics: vitals::metrics,
+        metrics: shows_metrics.then_some(vitals::metrics as fn() -> String),
     }))
 }
 
@@ -195,17 +212,9 @@ const LEASE_ALONE: Duration = Duration::from_secs(60);
 
 pub(crate) fn keeper_options(config: &Config, store: &dyn Store) -> Result<KeeperOptions, ConfigError> {
     let lease = if store.spans_partitions() { LEASE_ALONE } else { Duration::from_secs(config.cluster.lease_s) };
-    let name = match config.cluster.name.as_str() {
-        "" => machine_name(),
-        name => name.to_owned(),
-    };
+    let name = config.instance();
     let address = config.cluster.advertise.clone().unwrap_or_else(|| config.cluster.listen.clone());
     Ok(KeeperOptions { name, address, roles: config.roles()?, lease })
-}
-
-fn machine_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    name.trim().to_owned()
 }
 
 /// Media lives beside the store, in the data folder, unless it has a folder of its own.

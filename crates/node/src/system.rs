@@ -21,8 +21,9 @@ use cofactor_wire::{
     node::{Call, Serve, ShardCall, Target, Transport},
 };
 use tokio::sync::watch;
+use tracing::Instrument;
 
-use crate::{Identity, IdentityError, backends::Backends};
+use crate::{Identity, IdentityError, backends::Backends, measured::target_word, vitals::Probe};
 
 /// What a node is built of.
 #[derive(Debug)]
@@ -66,6 +67,7 @@ pub struct Core {
     pub sync: Syncs,
     /// The `/sync` of this node, if that is one of its roles.
     pub service: Option<SyncService>,
+    pub(crate) probe: Arc<Probe>,
     // Messages between entities go by a weak reference, so that dropping the core ends everything.
     _actors: Arc<Actors>,
 }
@@ -108,29 +110,36 @@ impl ShardHost for Actors {
 /// Answers the calls of other nodes.
 #[derive(Clone, Debug)]
 pub struct NodeServer {
-    env: Env,
-    rooms: RoomsHandle,
-    users: UsersHandle,
-    sync: Syncs,
+    probe: Arc<Probe>,
 }
 
 #[async_trait]
 impl Serve for NodeServer {
     async fn serve(&self, call: Call) -> Result<Bytes, Fault> {
+        let span = cofactor_telemetry::span!("serve", otel.kind = "server", target = target_word(&call.target));
+        cofactor_telemetry::follow(&span, call.trace.as_deref());
+        self.answer(call).instrument(span).await
+    }
+}
+
+impl NodeServer {
+    async fn answer(&self, call: Call) -> Result<Bytes, Fault> {
+        let Probe { env, rooms, users, sync } = &*self.probe;
         match &call.target {
             Target::Entity(id) => match id.kind() {
-                EntityKind::Room => self.rooms.entities().serve(id, &call.frame).await,
-                EntityKind::User => self.users.entities().serve(id, &call.frame).await,
+                EntityKind::Room => rooms.entities().serve(id, &call.frame).await,
+                EntityKind::User => users.entities().serve(id, &call.frame).await,
                 EntityKind::Destination => {
                     Err(Fault::new(ErrorClass::NotOwner, "M_UNKNOWN", "this node does not send to other servers"))
                 }
             },
-            Target::Sync => self.sync.serve(&call.frame).await,
+            Target::Sync => sync.serve(&call.frame).await,
             Target::Shards => {
                 let ShardCall::Released { shards } = wire::asked(&call.frame)?;
-                self.env.ownership().offer(shards);
+                env.ownership().offer(shards);
                 Ok(Bytes::new())
             }
+            Target::Status => wire::encode(&self.probe.status()),
         }
     }
 }
@@ -172,26 +181,24 @@ impl Core {
         });
         let sync = Syncs::new(env.clone(), service.clone());
         let keeper = Keeper::new(env.clone(), keeper, Arc::clone(&actors) as Arc<dyn ShardHost>, lease);
-        Ok((Self { env, rooms, users, history, sync, service, _actors: actors }, keeper))
+        let probe = Probe { env: env.clone(), rooms: rooms.clone(), users: users.clone(), sync: sync.clone() };
+        let probe = Arc::new(probe);
+        Ok((Self { env, rooms, users, history, sync, service, probe, _actors: actors }, keeper))
     }
 
     /// What answers the calls of other nodes.
     pub fn server(&self) -> NodeServer {
-        let (env, sync) = (self.env.clone(), self.sync.clone());
-        NodeServer { env, rooms: self.rooms.clone(), users: self.users.clone(), sync }
+        NodeServer { probe: Arc::clone(&self.probe) }
     }
 
     /// What must run for the node to live: hearing the bus, heartbeats. Ends when the bus closes.
     pub fn run(&self) -> impl Future<Output = ()> + 'static {
-        let (env, service) = (self.env.clone(), self.service.clone());
-        let subscription = service.is_some().then(|| env.bus().subscribe());
+        let env = self.env.clone();
+        let hear = match self.service.clone() {
+            Some(service) => env.bus().listen(Arc::new(service)),
+            None => Box::pin(std::future::pending()),
+        };
         async move {
-            let hear = async {
-                match (service, subscription) {
-                    (Some(service), Some(subscription)) => service.run(subscription).await,
-                    _ => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = env.heartbeats() => {}
                 () = hear => {}

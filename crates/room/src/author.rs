@@ -157,14 +157,14 @@ pub fn author<K: KeyPair>(version: &'static RoomVersion, draft: Draft<'_>, key_p
     let mut object = build(version, draft)?;
     hash_and_sign_event(sender.server_name().as_str(), key_pair, &mut object, &version.rules().redaction)
         .map_err(|error| AuthorError::Sign(error.to_string()))?;
-    let bytes = serde_json::to_string(&object).map_err(|error| AuthorError::Sign(error.to_string()))?.len();
-    if bytes > PDU_BYTES_MAX {
-        return Err(AuthorError::TooLarge { bytes });
-    }
     if let Some(unsigned) = unsigned {
         object.insert("unsigned".to_owned(), CanonicalJsonValue::Object(unsigned));
     }
-    Ok(Pdu::from_canonical(object, version)?)
+    let pdu = Pdu::from_canonical(object, version)?;
+    match pdu.federation_json().len() {
+        bytes if bytes > PDU_BYTES_MAX => Err(AuthorError::TooLarge { bytes }),
+        _ => Ok(pdu),
+    }
 }
 
 /// The unsigned, unhashed event.

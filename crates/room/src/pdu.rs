@@ -3,6 +3,8 @@
 mod client;
 mod fields;
 
+use std::collections::BTreeMap;
+
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
     OwnedUserId, RoomId, UserId,
@@ -215,6 +217,18 @@ impl Pdu {
     pub fn to_canonical_object(&self) -> CanonicalJsonObject {
         // The text was written by this type from such an object, so it parses.
         parse_pdu_object(self.json.as_bytes()).unwrap_or_default()
+    }
+
+    /// The federation form without some of its members, as canonical JSON text; the values are copied as they stand.
+    ///
+    /// # Errors
+    ///
+    /// [`PduError::Encode`] if the text cannot be taken apart: a defect.
+    pub fn federation_json_without(&self, names: &[&str]) -> Result<Vec<u8>, PduError> {
+        let encode = |error: serde_json::Error| PduError::Encode(error.to_string());
+        let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(&self.json).map_err(encode)?;
+        members.retain(|name, _| !names.contains(&name.as_str()));
+        serde_json::to_vec(&members).map_err(encode)
     }
 
     /// The reference hash in the alphabet of the room version, unpadded base64.

@@ -24,13 +24,9 @@ pub(crate) struct Annotations {
 /// The row of an event.
 pub(crate) fn to_record(pdu: &Pdu, annotations: Annotations) -> Result<EventRecord, Fault> {
     let json = pdu.client_json_with_unsigned(None).map_err(|error| Fault::internal(error.to_string()))?;
-    let mut federation = pdu.to_canonical_object();
-    federation.remove("unsigned");
     // A redaction's target stands in other places in the client form, so its federation form is kept whole.
-    if *pdu.event_type() != TimelineEventType::RoomRedaction {
-        federation.retain(|name, _| !SHARED.contains(&name.as_str()));
-    }
-    let federation = serde_json::to_vec(&federation).map_err(|error| Fault::internal(error.to_string()))?;
+    let elsewhere: &[&str] = if *pdu.event_type() == TimelineEventType::RoomRedaction { &[] } else { &SHARED };
+    let federation = pdu.federation_json_without(elsewhere).map_err(|error| Fault::internal(error.to_string()))?;
     let Annotations { transaction, totals, main, thread, notify, highlight, unsigned } = annotations;
     Ok(EventRecord {
         event_id: pdu.event_id().to_owned(),

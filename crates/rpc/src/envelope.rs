@@ -31,6 +31,7 @@ pub(crate) fn request(call: Call) -> proto::CallRequest {
         }
         Target::Sync => WireTarget::Sync(proto::Sync {}),
         Target::Shards => WireTarget::Shards(proto::Shards {}),
+        Target::Status => WireTarget::Status(proto::Status {}),
     };
     proto::CallRequest {
         target: Some(target),
@@ -53,6 +54,7 @@ pub(crate) fn call(request: proto::CallRequest) -> Result<Call, Fault> {
         }
         WireTarget::Sync(proto::Sync {}) => Target::Sync,
         WireTarget::Shards(proto::Shards {}) => Target::Shards,
+        WireTarget::Status(proto::Status {}) => Target::Status,
     };
     let trace = Some(request.traceparent).filter(|trace| !trace.is_empty() && trace.len() <= TRACE_BYTES_MAX);
     Ok(Call { target, frame: request.frame, timeout: Duration::from_millis(request.timeout_ms), trace })
@@ -202,6 +204,7 @@ mod tests {
             (kinds, ".{0,64}").prop_map(|(kind, id)| Target::Entity(EntityId::new(kind, id))),
             Just(Target::Sync),
             Just(Target::Shards),
+            Just(Target::Status),
         ]
     }
 

@@ -5,6 +5,11 @@ use std::{io::Write, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use cofactor_node::{Config, EXAMPLE, Node, admin};
+use mimalloc::MiMalloc;
+
+/// What is asked on one thread is often given back on another, which the system's allocator pays dearly for.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Cofactor, a Matrix homeserver.
 ///
@@ -35,6 +40,9 @@ enum Command {
     /// Make, change or examine the schema of the CQL store (`store.backend = "cql"`).
     #[command(subcommand)]
     Schema(SchemaCommand),
+    /// See how the homeserver is doing, whether it is one process or a cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Look at the installation and say what is wrong with it.
     Doctor,
     /// List every method and path that this release serves.
@@ -74,6 +82,19 @@ struct Serve {
     /// `cluster.advertise`).
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum ClusterCommand {
+    /// Show the processes, their shards and leases, how fast they are, what is wrong and what to do.
+    ///
+    /// Asks the operator's page (option `admin.listen`) of the process with this configuration; without it, the store and
+    /// each process of a cluster. Fails if something is wrong.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Subcommand)]
@@ -146,7 +167,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let mut config = load()?;
             serve.apply(&mut config);
             config.check()?;
-            let _telemetry = cofactor_telemetry::init(&config.telemetry)?;
+            let _telemetry = cofactor_telemetry::init(&config.telemetry, &config.instance())?;
             actix_rt::System::new().block_on(run_server(&config))?;
         }
         Command::Config(ConfigCommand::Example) => say(EXAMPLE.trim_end()),
@@ -167,6 +188,11 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 SchemaCommand::Check => admin::SchemaTask::Check,
             };
             say(&actix_rt::System::new().block_on(admin::schema(&config, task))?);
+        }
+        Command::Cluster(ClusterCommand::Status { json }) => {
+            let glance = actix_rt::System::new().block_on(admin::glance(&load()?))?;
+            say(if json { serde_json::to_string_pretty(&glance)? } else { glance.to_string() }.trim_end());
+            return Ok(if glance.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Doctor => return Ok(doctor(&load()?)),
         Command::Endpoints => {

@@ -98,12 +98,10 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     async fn get(&self, table: &'static Table, partition: &Key, clustering: &Key) -> StoreResult<Option<Bytes>> {
         check(table, None, partition, clustering)?;
-        metrics::counter!("cofactor_store_reads_total", "kind" => "get").increment(1);
         get(self.space(table), &keys::row(table, partition, clustering))
     }
 
     async fn scan(&self, scan: Scan) -> StoreResult<Vec<Row>> {
-        metrics::counter!("cofactor_store_reads_total", "kind" => "scan").increment(1);
         let skip = keys::row(scan.table, &scan.partition, &Key::EMPTY).len();
         let prefix = keys::row(scan.table, &scan.partition, &scan.prefix);
         let upper = match (&scan.up_to, keys::after_prefix(&prefix)) {

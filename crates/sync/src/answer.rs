@@ -87,7 +87,8 @@ impl Inner {
         let mut sections = Sections::default();
         let mut delivered = Vec::new();
         for mut room in rooms {
-            if room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO {
+            let is_joined = room.entry.membership == MembershipState::Join;
+            if is_joined && (room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO) {
                 // Nothing was heard of this room yet. A log is written in order, so its last event tells that all before it
                 // can be read.
                 let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;

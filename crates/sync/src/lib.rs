@@ -22,7 +22,7 @@ mod unread;
 
 pub use self::{
     request::SyncRequest,
-    service::{EVENT_CACHE_BYTES, SyncOptions, SyncService},
+    service::{EVENT_CACHE_BYTES, SyncLoad, SyncOptions, SyncService},
     syncs::Syncs,
     unread::{Counts, Notifications},
 };

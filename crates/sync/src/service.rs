@@ -4,13 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use cofactor_bus::{Delivery, Heartbeat, Record, Subscription};
+use cofactor_bus::{Delivery, Heartbeat, Listener, Record};
 use cofactor_entity::Planted;
 use cofactor_history::{History, Recent};
 use cofactor_store::{Scan, key, record, tables};
@@ -21,6 +21,7 @@ use cofactor_wire::{
 };
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use tokio::sync::{Notify, watch};
+use tracing::{Instrument, Span};
 
 use crate::{
     SyncRequest,
@@ -44,8 +45,9 @@ const TYPING_ROOMS_MAX: usize = 10_000;
 /// The longest that a request waits, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// Recent events in memory unless the operator says otherwise, in bytes.
-pub const EVENT_CACHE_BYTES: u64 = 64 << 20;
+/// Recent events in memory unless the operator says otherwise, in bytes: none. A row whose append had an unknown outcome stands in
+/// the log without having been said in its epoch; a record does not yet name the one before it, by which a tail would notice.
+pub const EVENT_CACHE_BYTES: u64 = 0;
 
 /// What the node decides.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +92,36 @@ pub(crate) struct Inner {
     /// The closed position, lowest over all shards, for reading without the lock.
     closed: AtomicU64,
     heard: Notify,
+    /// Requests that are being answered or wait.
+    waiting: AtomicUsize,
     shutdown: watch::Receiver<bool>,
+}
+
+/// A request that is being answered or waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How a service is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncLoad {
+    /// Requests that are being answered or wait.
+    pub waiting: usize,
+    /// Users kept in memory.
+    pub slots: usize,
+    /// How far the closed position is behind the clock; `None` until every shard has been heard of.
+    pub lag: Option<Duration>,
 }
 
 /// Who is to be woken by what.
@@ -126,21 +157,10 @@ impl SyncService {
             hub: Mutex::new(Hub { ear: Ear::new(options.shard_count), ..Hub::default() }),
             closed: AtomicU64::new(0),
             heard: Notify::new(),
+            waiting: AtomicUsize::new(0),
             shutdown,
         };
         Self { inner: Arc::new(inner) }
-    }
-
-    /// Hears the bus until it closes.
-    pub async fn run(&self, mut subscription: Box<dyn Subscription>) {
-        while let Some(delivery) = subscription.next().await {
-            match delivery {
-                Delivery::Record(record) => self.inner.hear(&record),
-                Delivery::Heartbeat(heartbeat) => self.inner.hear_heartbeat(&heartbeat),
-                Delivery::Gap if self.inner.options.planted == Planted::IgnoreBusGaps => {}
-                Delivery::Gap => self.inner.spoil(),
-            }
-        }
     }
 
     /// Answers a request: an encoded JSON object.
@@ -152,6 +172,8 @@ impl SyncService {
         tokio::pin!(timeout);
         let mut shutdown = self.inner.shutdown.clone();
         self.inner.catch_up(request.since.as_ref()).await?;
+        let _waiting = Waiting::begin(&self.inner.waiting);
+        let mut wake = Span::none();
         loop {
             let slot = self.inner.slot(&request.user_id).await?;
             // Registered before anything is read, so that nothing is missed in between.
@@ -161,7 +183,8 @@ impl SyncService {
             if self.inner.options.planted == Planted::TokenFromMemory && request.since.is_some() {
                 request.since = slot.view().served.get(&request.device_id).cloned().or(request.since);
             }
-            let answer = self.inner.answer(&slot, &request).await?;
+            let answer =
+                self.inner.answer(&slot, &request).instrument(std::mem::replace(&mut wake, Span::none())).await?;
             if self.inner.options.planted == Planted::TokenFromMemory {
                 slot.view().served.insert(request.device_id.clone(), answer.token.clone());
             }
@@ -172,7 +195,10 @@ impl SyncService {
             // What was looked at and found empty need not be looked at again.
             request.since = Some(answer.token);
             tokio::select! {
-                () = &mut woken => {}
+                () = &mut woken => {
+                    metrics::counter!("cofactor_sync_wakes_total").increment(1);
+                    wake = slot.wake_span();
+                }
                 () = &mut timeout => {}
                 _ = shutdown.changed() => {}
             }
@@ -182,6 +208,17 @@ impl SyncService {
     /// A token that says: everything until now was delivered.
     pub fn now(&self) -> SyncToken {
         SyncToken::new(self.inner.closed())
+    }
+
+    /// How this service is doing.
+    pub fn load(&self) -> SyncLoad {
+        let closed = self.inner.closed();
+        let behind_us = self.inner.clock.now_us().saturating_sub(closed.0);
+        SyncLoad {
+            waiting: self.inner.waiting.load(Ordering::Relaxed),
+            slots: self.inner.hub().slots.len(),
+            lag: (closed > Position::ZERO).then_some(Duration::from_micros(behind_us)),
+        }
     }
 
     /// Users whose devices changed, and users who share no room any more, between two tokens.
@@ -196,6 +233,28 @@ impl SyncService {
     ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Fault> {
         let slot = self.inner.slot(user_id).await?;
         self.inner.device_changes(&slot, from, Some(to)).await
+    }
+}
+
+impl Listener for SyncService {
+    fn hear(&self, delivery: &Delivery) {
+        match delivery {
+            Delivery::Record(record) => {
+                let delay_us = self.inner.clock.now_us().saturating_sub(record.position.0);
+                metrics::histogram!("cofactor_bus_delay_seconds").record(delay_us as f64 / 1e6);
+                self.inner.hear(record);
+            }
+            Delivery::Heartbeat(heartbeat) => {
+                metrics::counter!("cofactor_bus_heartbeats_total").increment(1);
+                self.inner.hear_heartbeat(heartbeat);
+            }
+            Delivery::Gap => {
+                metrics::counter!("cofactor_sync_gaps_total").increment(1);
+                if self.inner.options.planted != Planted::IgnoreBusGaps {
+                    self.inner.spoil();
+                }
+            }
+        }
     }
 }
 
@@ -372,6 +431,7 @@ impl Inner {
             }
         }
         view.feed.touch_user(from);
+        metrics::counter!("cofactor_sync_builds_total").increment(1);
         Ok(())
     }
 }
@@ -428,7 +488,7 @@ impl Hub {
         }
         for slot in self.by_room.get(&room_id).into_iter().flat_map(BTreeMap::values) {
             slot.view().feed.note(&room_id, record.position);
-            slot.notify.notify_waiters();
+            slot.wake(record.trace);
         }
     }
 
@@ -453,7 +513,7 @@ impl Hub {
             return;
         }
         slot.view().feed.note_user(record.position, record.class == user::class::TO_DEVICE);
-        slot.notify.notify_waiters();
+        slot.wake(record.trace);
     }
 
     fn hear_membership(&mut self, slot: &Arc<Slot>, entry: RoomEntry, position: Position) {

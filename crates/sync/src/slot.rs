@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use cofactor_telemetry::Trace;
 use cofactor_types::{Position, SyncToken};
 use cofactor_wire::{
     room::Totals,
@@ -15,6 +16,7 @@ use cofactor_wire::{
 };
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use tokio::sync::{Notify, OnceCell};
+use tracing::Span;
 
 use crate::feed::Feed;
 
@@ -29,6 +31,8 @@ pub(crate) struct Slot {
     /// Something was missed: the slot is to be built again.
     stale: AtomicBool,
     used_us: AtomicU64,
+    /// The trace of what woke it last.
+    woken_by: Mutex<Option<Trace>>,
     view: Mutex<View>,
 }
 
@@ -56,12 +60,37 @@ impl Slot {
             built: OnceCell::new(),
             stale: AtomicBool::new(false),
             used_us: AtomicU64::new(now_us),
+            woken_by: Mutex::default(),
             view: Mutex::default(),
         }
     }
 
     pub(crate) fn view(&self) -> MutexGuard<'_, View> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whoever waits for the user's changes, because of something in this trace.
+    pub(crate) fn wake(&self, trace: Option<Trace>) {
+        if cofactor_telemetry::is_tracing() {
+            *self.woken_by.lock().unwrap_or_else(PoisonError::into_inner) = trace;
+        }
+        self.notify.notify_waiters();
+    }
+
+    /// The span of what a request does after it was woken: part of the trace that woke it, tied to the request's own.
+    pub(crate) fn wake_span(&self) -> Span {
+        if !cofactor_telemetry::is_tracing() {
+            return Span::none();
+        }
+        let Some(trace) = *self.woken_by.lock().unwrap_or_else(PoisonError::into_inner) else { return Span::none() };
+        let request = Span::current();
+        let span = cofactor_telemetry::span!(parent: None, "wake");
+        trace.lead(&span);
+        if let Some(asked) = Trace::of(&request) {
+            asked.link(&span);
+            trace.link(&request);
+        }
+        span
     }
 
     pub(crate) fn spoil(&self) {

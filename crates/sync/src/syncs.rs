@@ -12,7 +12,7 @@ use cofactor_wire::{
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::{SyncRequest, SyncService, request::SyncFrame};
+use crate::{SyncLoad, SyncRequest, SyncService, request::SyncFrame};
 
 /// How long a sync worker may take beyond the time that the client is ready to wait.
 const GRACE: Duration = Duration::from_secs(10);
@@ -92,6 +92,11 @@ impl Syncs {
                 wire::encode(&here.key_changes(&user_id, &token(&from)?, &token(&to)?).await?)
             }
         }
+    }
+
+    /// How the service of this node is doing, if it has one.
+    pub fn load(&self) -> Option<SyncLoad> {
+        self.here.as_ref().map(SyncService::load)
     }
 
     fn is_alone(&self) -> bool {

@@ -3,19 +3,24 @@
 //! Logs are structured and never hold a token, a password or the content of a message. Traces go to an OpenTelemetry
 //! collector where one is configured. Metrics are kept in the process and rendered for Prometheus on request.
 
+mod trace;
+
 use std::{fs, io::IsTerminal, sync::OnceLock};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use opentelemetry::{
-    Context,
-    trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider},
-};
-use opentelemetry_otlp::WithExportConfig;
+use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use serde::{Deserialize, Serialize};
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+#[doc(hidden)]
+pub use tracing;
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
+
+pub use self::trace::{Collected, Ended, NoTrace, TARGET, Trace, current_trace, follow, is_tracing, rename};
 
 /// What an operator may choose.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +32,8 @@ pub struct Options {
     pub json: bool,
     /// The OpenTelemetry collector to send traces to, over OTLP/HTTP, such as `http://localhost:4318/v1/traces`.
     pub otlp_endpoint: Option<String>,
+    /// The part of all traces that is sent, from 0 to 1.
+    pub trace_share: f64,
 }
 
 impl Default for Options {
@@ -36,6 +43,7 @@ impl Default for Options {
             log: "info,actix_server=warn,fjall=warn,lsm_tree=warn,ruma_state_res=warn,scylla=warn".into(),
             json: false,
             otlp_endpoint: None,
+            trace_share: 1.0,
         }
     }
 }
@@ -63,25 +71,51 @@ pub struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if let Some(traces) = self.traces.take() {
-            // The process ends; nobody is left to tell that the collector is gone.
-            let _ = traces.shutdown();
+            trace::shutdown(&traces);
         }
     }
 }
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Sets telemetry up for the process.
+/// Sets telemetry up for the process, which traces call `instance`.
 ///
 /// # Errors
 /// One sentence naming the option.
-pub fn init(options: &Options) -> Result<Guard, TelemetryError> {
+pub fn init(options: &Options, instance: &str) -> Result<Guard, TelemetryError> {
+    let traces = options.otlp_endpoint.as_deref();
+    let traces = traces.map(|endpoint| trace::provider(options, endpoint, instance)).transpose()?;
+    install(options, traces)
+}
+
+/// As [`init`], with traces kept in the process. For tests.
+///
+/// # Errors
+/// As [`init`].
+pub fn init_collecting(options: &Options) -> Result<(Guard, Collected), TelemetryError> {
+    let collected = Collected::default();
+    Ok((install(options, Some(collected.provider()))?, collected))
+}
+
+fn install(options: &Options, traces: Option<SdkTracerProvider>) -> Result<Guard, TelemetryError> {
     let filter = EnvFilter::try_new(&options.log).map_err(|error| TelemetryError::Filter(error.to_string()))?;
+    // Spans are for the collector; the lines of a log do not repeat them.
+    let off = format!("{}=off", TARGET).parse();
+    let filter = off.map_or(filter.clone(), |off| filter.add_directive(off));
     // Colours are for people; in a file or a pipe they are noise.
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let logs = if options.json { logs.json().boxed() } else { logs.boxed() };
-    let traces = options.otlp_endpoint.as_deref().map(exporter).transpose()?;
-    let layer = traces.as_ref().map(|traces| tracing_opentelemetry::layer().with_tracer(traces.tracer("cofactor")));
+    // Only spans of a message's way are sent: what libraries say of themselves may hold anything.
+    let ours = Targets::new().with_target(TARGET, LevelFilter::INFO);
+    let layer = traces.as_ref().map(|traces| {
+        let layer = tracing_opentelemetry::layer().with_tracer(traces.tracer("cofactor"));
+        layer
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_target(false)
+            .with_filter(ours)
+    });
     tracing_subscriber::registry()
         .with(layer)
         .with(logs.with_filter(filter))
@@ -90,37 +124,16 @@ pub fn init(options: &Options) -> Result<Guard, TelemetryError> {
     let recorder = PrometheusBuilder::new().install_recorder();
     let recorder = recorder.map_err(|error| TelemetryError::Twice(error.to_string()))?;
     let _ = METRICS.set(recorder);
+    if traces.is_some() {
+        trace::set_tracing();
+    }
     Ok(Guard { traces })
 }
 
-fn exporter(endpoint: &str) -> Result<SdkTracerProvider, TelemetryError> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder().with_http().with_endpoint(endpoint).build();
-    let exporter = exporter.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).build())
-}
-
-/// The trace of the current span, as a `traceparent` header, if traces are sent anywhere.
-/// <https://www.w3.org/TR/trace-context/>
-pub fn current_trace() -> Option<String> {
-    let context = Span::current().context();
-    let span = context.span();
-    let span = span.span_context();
-    span.is_valid().then(|| format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8()))
-}
-
-/// Makes `span` part of the trace that a caller carries in a `traceparent` header. One that cannot be read is ignored.
-pub fn follow(span: &Span, trace: Option<&str>) {
-    let Some(trace) = trace else { return };
-    let mut parts = trace.split('-').skip(1);
-    let parsed = (|| {
-        let trace_id = TraceId::from_hex(parts.next()?).ok()?;
-        let span_id = SpanId::from_hex(parts.next()?).ok()?;
-        let flags = u8::from_str_radix(parts.next()?, 16).ok()?;
-        Some(SpanContext::new(trace_id, span_id, TraceFlags::new(flags), true, TraceState::default()))
-    })();
-    if let Some(parent) = parsed.filter(SpanContext::is_valid) {
-        // An error says that traces are not sent anywhere.
-        let _ = span.set_parent(Context::new().with_remote_span_context(parent));
+/// Tidies up what histograms have kept, which must be done every few seconds whether or not anybody asks for metrics.
+pub fn keep_up() {
+    if let Some(metrics) = METRICS.get() {
+        metrics.run_upkeep();
     }
 }
 

@@ -18,6 +18,8 @@ use futures::future::LocalBoxFuture;
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId, events::room::member::MembershipState};
 use serde::Serialize;
 
+use crate::issued::Issued;
+
 /// Deliveries remembered, beside their time.
 const DELIVERIES_MAX: usize = 50_000;
 
@@ -35,6 +37,7 @@ pub struct UserEntity {
     pub(crate) user_signatures: BTreeMap<String, Bytes>,
     /// By device and `algorithm:key id`.
     pub(crate) one_time_keys: BTreeMap<(OwnedDeviceId, String), Bytes>,
+    pub(crate) issued_keys: BTreeMap<OwnedDeviceId, Issued>,
     /// By device and algorithm.
     pub(crate) fallback_keys: BTreeMap<(OwnedDeviceId, String), FallbackKey>,
     pub(crate) backups: BTreeMap<u64, Backup>,
@@ -85,6 +88,7 @@ impl UserEntity {
             cross_signing: BTreeMap::new(),
             user_signatures: BTreeMap::new(),
             one_time_keys: BTreeMap::new(),
+            issued_keys: BTreeMap::new(),
             fallback_keys: BTreeMap::new(),
             backups: BTreeMap::new(),
             backup_last: 0,
@@ -259,6 +263,11 @@ impl UserEntity {
             state::ONE_TIME_KEY => {
                 let (device_id, key_id) = two();
                 self.one_time_keys.insert((device_id.into(), key_id.to_owned()), value.clone());
+            }
+            state::ISSUED_KEYS => {
+                let (device_id, number) = two();
+                let issued = self.issued_keys.entry(device_id.into()).or_default();
+                issued.put_page(number.parse().unwrap_or(0), record::decode(value)?);
             }
             state::FALLBACK_KEY => {
                 let (device_id, algorithm) = two();

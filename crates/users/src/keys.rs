@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cofactor_entity::{Cx, Decision};
-use cofactor_store::record;
+use cofactor_store::{key, record, tables};
 use cofactor_types::{ErrorClass, Fault, limits::ONE_TIME_KEYS_MAX};
 use cofactor_wire::{
     user::{KeyCounts, class, state},
@@ -15,13 +15,10 @@ use ruma::{DeviceId, OwnedDeviceId, OwnedUserId};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::entity::UserEntity;
+use crate::{entity::UserEntity, issued::Issued};
 
 /// The algorithm whose count clients expect even when it is zero.
 const SIGNED_CURVE25519: &str = "signed_curve25519";
-
-/// Handed-out keys remembered for one device.
-const ISSUED_MAX: usize = 5_000;
 
 /// Other users whose keys one user has signed.
 const SIGNED_USERS_MAX: usize = 10_000;
@@ -36,10 +33,9 @@ impl UserEntity {
         cx: &mut Cx,
     ) -> Result<Decision<Self>, Fault> {
         self.account()?;
-        let issued: BTreeSet<u64> = match self.devices.get(&device_id) {
-            Some(device) => device.issued_keys.iter().copied().collect(),
-            None => return Err(Fault::not_found("there is no such device")),
-        };
+        let device = self.devices.get(&device_id).ok_or_else(|| Fault::not_found("there is no such device"))?;
+        let mut issued: BTreeSet<u64> = device.issued_keys.iter().copied().collect();
+        issued.extend(self.issued_keys.get(&device_id).into_iter().flat_map(Issued::hashes));
         self.check_one_time(&device_id, &one_time)?;
         if let Some(keys) = device_keys.filter(|keys| self.device_keys.get(&device_id) != Some(keys)) {
             let keys = self.keep_signatures(&device_id, &keys)?;
@@ -148,12 +144,13 @@ impl UserEntity {
     }
 
     fn note_issued(&mut self, device_id: &DeviceId, hash: u64, cx: &mut Cx) -> Result<(), Fault> {
-        let Some(mut device) = self.devices.get(device_id).cloned() else { return Ok(()) };
-        device.issued_keys.push(hash);
-        if device.issued_keys.len() > ISSUED_MAX {
-            device.issued_keys.remove(0);
+        let noted = self.issued_keys.entry(device_id.to_owned()).or_default().note(hash);
+        let (number, page, forgotten) = (noted.number, record::encode(&noted.page)?, noted.forgotten);
+        cx.put(&tables::USER_STATE, key![cx.id()], key![state::ISSUED_KEYS, page_name(device_id, number)], page);
+        if let Some(forgotten) = forgotten {
+            self.remove(cx, state::ISSUED_KEYS, &page_name(device_id, forgotten));
         }
-        self.put_device(device_id.to_owned(), device, cx)
+        Ok(())
     }
 
     fn counts(&self, device_id: &DeviceId) -> KeyCounts {
@@ -187,6 +184,9 @@ impl UserEntity {
         for name in one_time {
             self.remove(cx, state::ONE_TIME_KEY, &format!("{}\0{}", name.0, name.1));
             self.one_time_keys.remove(&name);
+        }
+        for number in self.issued_keys.remove(device_id).iter().flat_map(Issued::numbers) {
+            self.remove(cx, state::ISSUED_KEYS, &page_name(device_id, number));
         }
         let fallback: Vec<_> = self.fallback_keys.keys().filter(|(device, _)| mine(device)).cloned().collect();
         for name in fallback {
@@ -260,13 +260,17 @@ impl UserEntity {
     }
 
     fn put_json(&self, cx: &mut Cx, kind: &str, name: &str, json: Bytes) {
-        use cofactor_store::{key, tables};
         cx.put(&tables::USER_STATE, key![cx.id()], key![kind, name], json);
     }
 }
 
 fn algorithm_of(key_id: &str) -> &str {
     key_id.split_once(':').map_or(key_id, |(algorithm, _)| algorithm)
+}
+
+/// The row of a page of handed-out keys.
+fn page_name(device_id: &DeviceId, number: u64) -> String {
+    format!("{device_id}\0{number:010}")
 }
 
 fn short_hash(key_id: &str, key: &[u8]) -> u64 {

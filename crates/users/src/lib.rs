@@ -14,6 +14,7 @@ mod data;
 mod devices;
 mod entity;
 mod handle;
+mod issued;
 mod keys;
 mod reads;
 mod rooms;

@@ -7,6 +7,7 @@
 pub mod node;
 pub mod relation;
 pub mod room;
+pub mod status;
 pub mod user;
 pub mod user_command;
 

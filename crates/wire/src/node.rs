@@ -17,6 +17,8 @@ pub enum Target {
     Sync,
     /// The keeper of shards; the frame is a [`ShardCall`].
     Shards,
+    /// The node itself; the frame is empty, the answer a [`crate::status::NodeStatus`].
+    Status,
 }
 
 /// A call.

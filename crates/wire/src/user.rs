@@ -50,6 +50,8 @@ pub mod state {
     pub const CROSS_SIGNING: &str = "cross_signing";
     /// One-time keys; key: device id, NUL, `algorithm:key id`.
     pub const ONE_TIME_KEY: &str = "one_time_key";
+    /// One-time keys handed out; key: device id, NUL, the number of the page. Rows: short hashes of the keys, a list of numbers.
+    pub const ISSUED_KEYS: &str = "issued_keys";
     /// Fallback keys; key: device id, NUL, algorithm.
     pub const FALLBACK_KEY: &str = "fallback_key";
     /// Versions of the key backup; key: version.

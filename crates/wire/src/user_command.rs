@@ -68,7 +68,8 @@ pub struct Device {
     /// Hashes of its live refresh tokens.
     #[serde(default)]
     pub refresh_hashes: Vec<String>,
-    /// One-time keys handed out, as short hashes: none is ever handed out again, even if it is uploaded again.
+    /// One-time keys that the first releases handed out, as short hashes; those since then have rows of their own,
+    /// [`crate::user::state::ISSUED_KEYS`]. None is ever handed out again, even if it is uploaded again.
     #[serde(default)]
     pub issued_keys: Vec<u64>,
 }

@@ -82,5 +82,8 @@ async fn ready(api: Api, _exchange: Exchange) -> Result<Reply, ApiError> {
 }
 
 async fn metrics(api: Api, _exchange: Exchange) -> Result<Reply, ApiError> {
-    Ok(Reply::text((api.metrics)()))
+    match api.metrics {
+        Some(metrics) => Ok(Reply::text(metrics())),
+        None => Err(ApiError::unrecognized()),
+    }
 }

@@ -12,7 +12,10 @@ use ruma::api::client::{
 };
 use serde_json::json;
 
-use crate::{Api, client::state::sent};
+use crate::{
+    Api,
+    client::{chunk::Surroundings, state::sent},
+};
 
 /// Events around one at most.
 const CONTEXT_MAX: usize = 100;
@@ -104,12 +107,12 @@ async fn context(api: Api, caller: Caller<Session>, request: get_context::v3::Re
     let filter = EventFilter::of(&request.filter, room_id);
     let mut state = api.history.state_at(room_id, last, &members).await?;
     state.retain(|event| filter.takes(&event.event));
-    Reply::value(&json!({
-        "event": api.bundled_event(session, room_id, &view, &found).await?,
-        "events_before": api.bundled(session, room_id, &view, &before.events).await?,
-        "events_after": api.bundled(session, room_id, &view, &after.events).await?,
-        "start": PageToken(first.previous()).to_string(),
-        "end": PageToken(last).to_string(),
-        "state": api.events(session, room_id, &state),
-    }))
+    Reply::value(&Surroundings {
+        event: api.bundled_event(session, room_id, &view, &found).await?,
+        events_before: api.bundled(session, room_id, &view, &before.events).await?,
+        events_after: api.bundled(session, room_id, &view, &after.events).await?,
+        start: PageToken(first.previous()).to_string(),
+        end: PageToken(last).to_string(),
+        state: api.events(session, room_id, &state),
+    })
 }

@@ -7,9 +7,8 @@ use cofactor_http::{ApiError, Caller, Reply, Routes, Session};
 use cofactor_store::Direction;
 use cofactor_types::Position;
 use ruma::api::client::{filter::LazyLoadOptions, message::get_message_events};
-use serde_json::json;
 
-use crate::Api;
+use crate::{Api, client::chunk::Chunk};
 
 /// Events in one page at most.
 const LIMIT_MAX: usize = 1_000;
@@ -44,13 +43,11 @@ async fn messages(
             state.extend(api.history.current(room_id, "m.room.member", sender.as_str()).await?);
         }
     }
-    let mut body = json!({
-        "start": PageToken(from).to_string(),
-        "chunk": api.bundled(session, room_id, &view, &page.events).await?,
-        "state": api.events(session, room_id, &state),
-    });
-    if let Some(end) = page.end {
-        body["end"] = PageToken(end).to_string().into();
-    }
-    Reply::value(&body)
+    Reply::value(&Chunk {
+        chunk: api.bundled(session, room_id, &view, &page.events).await?,
+        state: Some(api.events(session, room_id, &state)),
+        start: Some(PageToken(from).to_string()),
+        end: page.end.map(|end| PageToken(end).to_string()),
+        ..Chunk::default()
+    })
 }

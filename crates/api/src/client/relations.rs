@@ -16,9 +16,8 @@ use ruma::{
         threads::get_threads::{self, v1::IncludeThreads},
     },
 };
-use serde_json::json;
 
-use crate::Api;
+use crate::{Api, client::chunk::Chunk};
 
 /// Events in one page, unless asked otherwise, and at most.
 const LIMIT_DEFAULT: usize = 50;
@@ -141,17 +140,13 @@ async fn page(
             break;
         }
     }
-    let mut body = json!({ "chunk": api.bundled(session, room_id, &view, &events).await? });
-    if let Some(end) = end {
-        body["next_batch"] = PageToken(end).to_string().into();
-    }
-    if let Some(from) = from {
-        body["prev_batch"] = from.into();
-    }
-    if query.recurse {
-        body["recursion_depth"] = DEPTH_MAX.into();
-    }
-    Reply::value(&body)
+    Reply::value(&Chunk {
+        chunk: api.bundled(session, room_id, &view, &events).await?,
+        next_batch: end.map(|end| PageToken(end).to_string()),
+        prev_batch: from,
+        recursion_depth: query.recurse.then_some(DEPTH_MAX),
+        ..Chunk::default()
+    })
 }
 
 async fn visible(
@@ -218,9 +213,9 @@ async fn threads(api: Api, caller: Caller<Session>, request: get_threads::v1::Re
             break;
         }
     }
-    let mut body = json!({ "chunk": api.bundled(session, room_id, &view, &roots).await? });
-    if let Some(end) = end {
-        body["next_batch"] = PageToken(end).to_string().into();
-    }
-    Reply::value(&body)
+    Reply::value(&Chunk {
+        chunk: api.bundled(session, room_id, &view, &roots).await?,
+        next_batch: end.map(|end| PageToken(end).to_string()),
+        ..Chunk::default()
+    })
 }

@@ -18,7 +18,7 @@ use ruma::{
 };
 use serde_json::{Map, Value, json, value::RawValue};
 
-use crate::{Api, service::unexpected};
+use crate::{Api, client::chunk::Chunk, service::unexpected};
 
 pub(crate) fn mount(routes: &mut Routes<Api>) {
     routes.mount::<get_state_events::v3::Request, _, _>(all);
@@ -261,7 +261,7 @@ async fn members(
         request.membership.as_ref().is_none_or(|wanted| *wanted == membership)
             && request.not_membership.as_ref() != Some(&membership)
     });
-    Reply::value(&json!({ "chunk": api.events(&caller.session, &request.room_id, &members) }))
+    Reply::value(&Chunk { chunk: api.events(&caller.session, &request.room_id, &members), ..Chunk::default() })
 }
 
 fn membership(placed: &Placed) -> MembershipState {

@@ -30,6 +30,7 @@ fn record(seq: u64) -> Record {
         position: Position(seq),
         class: 1,
         payload: Bytes::from_static(b"x"),
+        trace: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod access;
 mod bodies;
 mod framing;
 mod identifiers;
+mod operator;
 mod pipeline;
 mod secrets;
 mod slow;

@@ -24,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A running node.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
+    admin: Option<SocketAddr>,
     pub(crate) data_dir: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -53,13 +54,13 @@ pub(crate) fn start(change: impl FnOnce(&mut Config)) -> Server {
     let thread = std::thread::spawn(move || {
         actix_rt::System::new().block_on(async move {
             let node = Node::start(&config).await.unwrap();
-            ready.send(node.addresses()[0]).unwrap();
+            ready.send((node.addresses()[0], node.admin_addresses().first().copied())).unwrap();
             let _ = stopped.await;
             node.stop().await;
         });
     });
-    let address = is_ready.recv_timeout(PATIENCE).unwrap();
-    Server { address, data_dir, stop: Some(stop), thread: Some(thread) }
+    let (address, admin) = is_ready.recv_timeout(PATIENCE).unwrap();
+    Server { address, admin, data_dir, stop: Some(stop), thread: Some(thread) }
 }
 
 impl Drop for Server {
@@ -75,7 +76,16 @@ impl Drop for Server {
 
 impl Server {
     pub(crate) fn connect(&self) -> Connection {
-        let stream = TcpStream::connect(self.address).unwrap();
+        Self::connect_to(self.address)
+    }
+
+    /// One request of an operator.
+    pub(crate) fn ask_admin(&self, method: &str, path: &str) -> Reply {
+        Self::connect_to(self.admin.unwrap()).ask(method, path, None, b"").unwrap()
+    }
+
+    fn connect_to(address: SocketAddr) -> Connection {
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();

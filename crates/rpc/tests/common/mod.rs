@@ -87,7 +87,7 @@ impl Serve for Scripted {
         self.frames.lock().unwrap().push(call.frame.clone());
         *self.last_trace.lock().unwrap() = call.trace;
         match call.target {
-            Target::Entity(_) => Ok(call.frame),
+            Target::Entity(_) | Target::Status => Ok(call.frame),
             Target::Shards => Err(fault(usize::from(call.frame[0]))),
             Target::Sync => {
                 let mut work = Work(Some(self));

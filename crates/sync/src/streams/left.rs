@@ -1,7 +1,11 @@
 //! A room that the user has left, or was banned from: what happened up to that, and nothing after.
 
+use std::sync::Arc;
+
 use cofactor_history::PageToken;
+use cofactor_store::{Direction, LogKey, RangeRead, record};
 use cofactor_types::{EntityId, Fault, Position};
+use cofactor_wire::user::{RoomEntry, class};
 
 use crate::{
     answer::{Look, RoomLook},
@@ -10,13 +14,18 @@ use crate::{
     streams::{joined, state},
 };
 
-pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Option<Vec<u8>>, Fault> {
+/// Changes of the user's memberships that are read at once.
+const CHANGES_MAX: usize = 500;
+
+/// The room's part of the answer; `None` if there is nothing to say. Afterwards `room` says up to where it was delivered.
+pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<Option<Vec<u8>>, Fault> {
     let is_initial = look.user_after.is_none();
     if is_initial && !look.request.filter.room.include_leave {
         return Ok(None);
     }
     let now_ms = inner.clock.now_ms();
     let end = room.entry.room_position;
+    room.up_to = end;
     if !room.entry.was_joined {
         // Somebody who was never inside hears of the end of the invitation, and nothing of the room.
         let mut json = Json::object();
@@ -32,7 +41,9 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
     }
     let since = look.request.since.as_ref();
     let after = since.map_or(Position::ZERO, |since| since.lower_bound(&EntityId::room(&room.entry.room_id)));
-    let room = RoomLook { after: after.min(end.previous()), up_to: end, is_new: is_initial, entry: room.entry.clone() };
+    let turn = first_turn(inner, look, &room.entry).await?;
+    let room =
+        RoomLook { after: after.min(turn.previous()), up_to: end, is_new: is_initial, entry: room.entry.clone() };
     let timeline = joined::timeline(inner, look, &room, end).await?;
     let state = state::read(inner, look, &room, &timeline.events, timeline.start).await?;
     let mut json = Json::object();
@@ -44,4 +55,27 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Re
     let name = look.request.state_after.as_deref().unwrap_or("state");
     json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms, None)));
     Ok(Some(json.end_object()))
+}
+
+/// Where in the room the user's membership first became another than what was delivered.
+///
+/// The token tells only of the stay that it knew: it may have passed over a later one, which the user's own log told of
+/// afterwards, and which has ended since.
+async fn first_turn(inner: &Inner, look: &Look<'_>, entry: &RoomEntry) -> Result<Position, Fault> {
+    let Some(mut after) = look.user_after else { return Ok(entry.since_room) };
+    let log = LogKey { entity: EntityId::user(&look.slot.user_id), class: class::MEMBERSHIP, sub: Arc::from("") };
+    loop {
+        let range = RangeRead { after, up_to: entry.since, direction: Direction::Forward, limit: CHANGES_MAX };
+        let rows = inner.history.reader().read(&log, range).await?;
+        for row in &rows {
+            let change: RoomEntry = record::decode(&row.value)?;
+            if change.room_id == entry.room_id && change.since == change.position {
+                return Ok(change.room_position);
+            }
+        }
+        match rows.last() {
+            Some(last) if rows.len() == CHANGES_MAX => after = last.position,
+            _ => return Ok(entry.since_room),
+        }
+    }
 }

@@ -103,7 +103,7 @@ pub(crate) struct World {
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) history: RefCell<History>,
     pub(crate) counts: Counts,
-    /// The last event that each user saw of each room.
+    /// The last event that each device saw of each room, by the device's label: another device of its user may be behind.
     pub(crate) latest: RefCell<BTreeMap<(Text, Text), Text>>,
     /// Bodies of probes, with the devices that they reached.
     pub(crate) probes: RefCell<BTreeSet<(Text, Text)>>,

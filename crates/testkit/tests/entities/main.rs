@@ -8,5 +8,6 @@ mod buckets;
 mod one_time_keys;
 mod receipts;
 mod restricted;
+mod stays;
 mod transactions;
 mod wake;

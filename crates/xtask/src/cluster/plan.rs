@@ -189,6 +189,7 @@ impl Plan {
              [bus]\nbackend = \"redis\"\n\n\
              [bus.redis]\nurls = [\"redis://{redis}\"]\nprefix = {keyspace:?}\n\n\
              [cluster]\nroles = [{role:?}]\nname = {name:?}\nlisten = \"127.0.0.1:{call_port}\"\nsecret = {secret:?}\n\n\
+             [admin]\npublic_metrics = true\n\n\
              [registration]\ntoken = {token:?}\n\n\
              [media]\ndir = {media:?}\n\n\
              [rate_limits]\nenabled = false\n"

@@ -229,7 +229,7 @@ impl Follower {
         let ids: Vec<_> = events.iter().map(|event| event.event_id.clone()).collect();
         known.events.extend(ids.iter().cloned());
         if let Some(last) = ids.last() {
-            self.world.latest.borrow_mut().insert((user.clone(), id), last.clone());
+            self.world.latest.borrow_mut().insert((label.clone(), id), last.clone());
         }
         if let Some(visit) = chain.visits.last_mut() {
             visit.extend(ids);

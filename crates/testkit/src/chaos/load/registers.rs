@@ -161,7 +161,7 @@ pub(super) async fn confirm_reading(world: Rc<World>, person: usize) {
         world.pause(&mut rng, RECEIPT_MS_MAX).await;
         let chosen = rng.random_range(0..rooms.len());
         let room = &rooms[chosen].id;
-        let latest = world.latest.borrow().get(&(device.user.clone(), room.clone())).cloned();
+        let latest = world.latest.borrow().get(&(device.label.clone(), room.clone())).cloned();
         let Some(event) = latest.filter(|event| last[chosen].as_ref() != Some(event)) else { continue };
         last[chosen] = Some(event.clone());
         let request = Request::post(&["rooms", room, "receipt", "m.read", &event], json!({})).by(&device.token);

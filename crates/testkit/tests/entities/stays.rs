@@ -1,0 +1,65 @@
+//! What `/sync` says of stays in a room. <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync>
+
+use std::time::Duration;
+
+use cofactor_rooms::Preset;
+use cofactor_sync::SyncRequest;
+use cofactor_testkit::lab::{Lab, on_both_stores, room_options};
+use cofactor_types::{Position, SyncToken};
+use cofactor_wire::room::MembershipAction;
+use ruma::{RoomId, UserId, device_id};
+use serde_json::Value;
+
+async fn sync(lab: &Lab, user_id: &UserId, since: Option<SyncToken>) -> Value {
+    let request = SyncRequest {
+        user_id: user_id.to_owned(),
+        device_id: device_id!("PHONE").to_owned(),
+        since,
+        filter: Default::default(),
+        full_state: false,
+        timeout: Duration::ZERO,
+        state_after: None,
+    };
+    serde_json::from_slice(&lab.core().sync.sync(request).await.unwrap()).unwrap()
+}
+
+/// What a section says of a room: memberships and bodies, in order.
+fn told(answer: &Value, section: &str, room_id: &RoomId) -> Vec<String> {
+    let events = answer["rooms"][section][room_id.as_str()]["timeline"]["events"].as_array();
+    let what = |event: &Value| {
+        let content = &event["content"];
+        content["membership"].as_str().or(content["body"].as_str()).unwrap_or("?").to_owned()
+    };
+    events.into_iter().flatten().map(what).collect()
+}
+
+async fn head(lab: &Lab, room_id: &RoomId) -> Position {
+    lab.core().history.last_at(room_id, Position::MAX).await.unwrap().unwrap().position
+}
+
+#[test]
+fn a_stay_that_began_and_ended_between_two_answers_is_told_from_its_join_on() {
+    on_both_stores(async |lab| {
+        let (alice, bob) = (lab.account("alice").await, lab.account("bob").await);
+        let room_id = lab.room(&room_options(&alice, Preset::PublicChat)).await;
+        for action in [MembershipAction::Join, MembershipAction::Leave] {
+            lab.member(&room_id, &bob, &bob, action).await.unwrap();
+        }
+        lab.idle().await;
+        let before = sync(&lab, &bob, None).await["next_batch"].as_str().unwrap().parse().unwrap();
+        lab.member(&room_id, &bob, &bob, MembershipAction::Join).await.unwrap();
+        // A token may pass over the join before the user's own log tells of it.
+        let passed = SyncToken::new(head(&lab, &room_id).await);
+        lab.say(&room_id, &bob, "PHONE", "1", "hello").await.unwrap();
+        lab.member(&room_id, &bob, &bob, MembershipAction::Leave).await.unwrap();
+        lab.say(&room_id, &alice, "PHONE", "2", "he is gone").await.unwrap();
+        lab.idle().await;
+        for since in [before, passed] {
+            let answer = sync(&lab, &bob, Some(since)).await;
+            assert_eq!(told(&answer, "leave", &room_id), ["join", "hello", "leave"], "{answer}");
+            let after = answer["next_batch"].as_str().unwrap().parse().unwrap();
+            let later = sync(&lab, &bob, Some(after)).await;
+            assert_eq!(told(&later, "leave", &room_id), [""; 0], "{later}");
+        }
+    });
+}
