@@ -11,12 +11,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 
-use crate::{
-    RedisOptions,
-    core::{Core, Links},
-    frame::Said,
-    listener, speaker,
-};
+use crate::{RedisOptions, core::Core, frame::Said, listener, speaker};
 
 /// A bus on Redis. Clones are the same bus; when the last is dropped, it hears and says nothing any more.
 #[derive(Clone)]
@@ -51,8 +46,8 @@ impl Drop for Tasks {
 }
 
 impl RedisBus {
-    /// A bus that connects on its own, at once or whenever Redis comes up. Until then its subscribers hear gaps. Must be
-    /// called within a tokio runtime, which runs its tasks.
+    /// A bus that connects on its own, at once or whenever Redis comes up. Until then its subscribers hear gaps. It hears the
+    /// others from the first subscription on, and costs Redis nothing before. Must be called within a tokio runtime, which runs its tasks.
     ///
     /// # Errors
     /// If an option makes no sense.
@@ -73,26 +68,26 @@ impl RedisBus {
     pub async fn connect(options: RedisOptions, entropy: Arc<dyn Entropy>) -> Result<Self, BusError> {
         let limit = options.connect_timeout();
         let bus = Self::start(options, entropy)?;
+        bus.core.want();
         bus.ready(limit).await?;
         Ok(bus)
     }
 
-    /// Waits until the bus speaks and hears, but no longer than `limit`.
+    /// Waits until the bus speaks and, if anybody has subscribed, hears, but no longer than `limit`.
     ///
     /// # Errors
     /// If it does not by then.
     pub async fn ready(&self, limit: Duration) -> Result<(), BusError> {
-        let whole = Links { lanes: self.core.options.lanes(), speaks: true };
         let mut links = self.core.links.subscribe();
-        match tokio::time::timeout(limit, links.wait_for(|links| *links == whole)).await {
+        match tokio::time::timeout(limit, links.wait_for(|links| self.core.is_whole(links))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(BusError("redis cannot be reached".into())),
         }
     }
 
-    /// Whether the bus speaks and hears just now.
+    /// Whether the bus speaks and, if anybody has subscribed, hears just now.
     pub fn is_ready(&self) -> bool {
-        self.core.hears() && self.core.links.borrow().speaks
+        self.core.is_whole(&self.core.links.borrow())
     }
 
     /// Says what still waits, and that this publisher ends on purpose, so that nobody takes its silence for a loss. Takes
@@ -117,6 +112,7 @@ impl Bus for RedisBus {
     }
 
     fn subscribe(&self) -> Box<dyn Subscription> {
+        self.core.want();
         let subscription = self.core.local.subscribe();
         // After the subscription: if the connection is lost in between, the gap comes twice.
         let deaf = !self.core.hears();
@@ -160,6 +156,7 @@ async fn watch(core: Arc<Core>) {
     let gap_every = Duration::from_millis(core.options.gap_every_ms);
     let mut ticks = tokio::time::interval(core.options.silence() / 4);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    core.wanted().await;
     let mut told = Instant::now();
     loop {
         let now = ticks.tick().await;

@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) queue: Queue,
     pub(crate) peers: Peers,
     pub(crate) links: watch::Sender<Links>,
+    /// Whether anybody here ever listens. Until then the others are not heard.
+    wanted: watch::Sender<bool>,
     record_channels: Vec<Arc<str>>,
     heartbeat_channel: Arc<str>,
 }
@@ -60,10 +62,31 @@ impl Core {
             queue: Queue::new(&options),
             peers: Peers::default(),
             links: watch::Sender::default(),
+            wanted: watch::Sender::default(),
             record_channels,
             heartbeat_channel,
             options,
         })
+    }
+
+    /// Somebody listens: the others are to be heard from here on.
+    pub(crate) fn want(&self) {
+        self.wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        *self.wanted.borrow()
+    }
+
+    /// Waits until somebody listens.
+    pub(crate) async fn wanted(&self) {
+        // An error says that the bus is gone, and with it whoever waits.
+        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted).await;
+    }
+
+    /// Whether all is as it should be: it speaks and, if anybody listens, hears all lanes.
+    pub(crate) fn is_whole(&self, links: &Links) -> bool {
+        links.speaks && (links.lanes == self.options.lanes() || !self.is_wanted())
     }
 
     /// Queues what is said; what is for everybody has no shard.

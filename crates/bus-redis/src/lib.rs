@@ -12,8 +12,8 @@
 //! A single server has one lane.
 //!
 //! Within a lane, records of shard `S` go to the channel `PREFIX:{LANE}:r:(S mod CHANNELS)`, so that a listener may one
-//! day subscribe to the shards that concern it and to no others; today it subscribes to all. What everybody must hear
-//! goes to `PREFIX:{LANE}:h`.
+//! day subscribe to the shards that concern it and to no others. Today whoever listens subscribes to all, and a process in
+//! which nobody does hears nothing: `docs/adr/0004-who-hears-what.md`. What everybody must hear goes to `PREFIX:{LANE}:h`.
 //!
 //! # Invariants
 //!

@@ -18,8 +18,9 @@ const SUBSCRIBE_MAX: usize = 1_000;
 /// After how many pings the lane's server is asked for again.
 const LOCATE_EVERY: u64 = 10;
 
-/// Hears a lane for ever: connects, subscribes, and connects again.
+/// Hears a lane for ever, once anybody listens: connects, subscribes, and connects again.
 pub(crate) async fn run(core: Arc<Core>, lane: u16) {
+    core.wanted().await;
     let mut backoff = Backoff::new(&core.options, Arc::clone(&core.entropy));
     loop {
         let mut heard = Heard { core: &core, is_up: false };

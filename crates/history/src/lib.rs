@@ -8,6 +8,7 @@
 mod bundle;
 mod filter;
 mod page;
+mod recent;
 mod relations;
 mod render;
 mod state;
@@ -15,7 +16,7 @@ mod viewpoint;
 
 use std::sync::Arc;
 
-use cofactor_store::{Direction, LogKey, LogReader, RangeRead, key, record, tables};
+use cofactor_store::{Direction, LogKey, LogReader, LogRow, RangeRead, key, record, tables};
 use cofactor_types::{EntityId, Fault, Position};
 use cofactor_wire::room::{EventRecord, class};
 use ruma::{EventId, RoomId};
@@ -24,6 +25,7 @@ pub use self::{
     bundle::{Bundle, Bundles, ThreadBundle},
     filter::EventFilter,
     page::{Page, PageRequest, PageToken},
+    recent::Recent,
     relations::{ActiveThread, PlacedChild},
     render::{EventFields, Reader, render},
     state::{Members, StateEvent},
@@ -43,12 +45,19 @@ pub struct Placed {
 #[derive(Clone, Debug)]
 pub struct History {
     reader: LogReader,
+    recent: Option<Arc<Recent>>,
 }
 
 impl History {
     /// Reads through `reader`.
     pub fn new(reader: LogReader) -> Self {
-        Self { reader }
+        Self { reader, recent: None }
+    }
+
+    /// The same, but for what is in memory: for those who tell `recent` all that is heard.
+    #[must_use]
+    pub fn with_recent(self, recent: Arc<Recent>) -> Self {
+        Self { recent: Some(recent), ..self }
     }
 
     /// The reader of logs below.
@@ -61,14 +70,34 @@ impl History {
         LogKey { entity: EntityId::room(room_id), class, sub: Arc::from(sub) }
     }
 
+    /// Rows of one of a room's sequences without a sub; the store is not asked where it is known that there are none.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn rows(&self, room_id: &RoomId, class: u64, range: RangeRead) -> Result<Vec<LogRow>, Fault> {
+        let quiet = |recent: &Arc<Recent>| recent.is_quiet(room_id, class, range.after, range.up_to);
+        if self.recent.as_ref().is_some_and(quiet) {
+            return Ok(Vec::new());
+        }
+        Ok(self.reader.read(&Self::log(room_id, class, ""), range).await?)
+    }
+
     /// Events in `(after, up_to]`, whoever may see them.
     ///
     /// # Errors
     /// If the store fails, as in all reads here.
     pub async fn events(&self, room_id: &RoomId, range: RangeRead) -> Result<Vec<Placed>, Fault> {
+        match &self.recent {
+            Some(recent) if range.direction == Direction::Backward && range.after < range.up_to && range.limit > 0 => {
+                recent.newest(room_id, range, |range| self.stored_events(room_id, range)).await
+            }
+            _ => self.stored_events(room_id, range).await,
+        }
+    }
+
+    async fn stored_events(&self, room_id: &RoomId, range: RangeRead) -> Result<Vec<Placed>, Fault> {
         let rows = self.reader.read(&Self::log(room_id, class::TIMELINE, ""), range).await?;
-        let place =
-            |row: cofactor_store::LogRow| Ok(Placed { position: row.position, event: record::decode(&row.value)? });
+        let place = |row: LogRow| Ok(Placed { position: row.position, event: record::decode(&row.value)? });
         rows.into_iter().map(place).collect()
     }
 
@@ -77,6 +106,9 @@ impl History {
     /// # Errors
     /// If the store fails.
     pub async fn at(&self, room_id: &RoomId, position: Position) -> Result<Option<Placed>, Fault> {
+        if let Some(found) = self.recent.as_ref().and_then(|recent| recent.at(room_id, position)) {
+            return Ok(Some(found));
+        }
         let found = self.reader.get(&Self::log(room_id, class::TIMELINE, ""), position).await?;
         Ok(match found {
             Some(value) => Some(Placed { position, event: record::decode(&value)? }),

@@ -101,7 +101,7 @@ impl History {
     ) -> Result<BTreeMap<(String, String), (Option<Position>, Option<Position>)>, Fault> {
         let range = RangeRead { after, up_to, direction: Direction::Forward, limit: usize::MAX };
         let mut changes = BTreeMap::new();
-        for row in self.reader().read(&Self::log(room_id, class::STATE, ""), range).await? {
+        for row in self.rows(room_id, class::STATE, range).await? {
             let delta: StateDelta = record::decode(&row.value)?;
             for change in delta.changes {
                 let entry =

@@ -158,11 +158,13 @@ pub struct Admin {
 pub struct Sync {
     /// Users whose rooms are kept in memory at once.
     pub users_max: usize,
+    /// Recent events of rooms in memory, in bytes: what wakes many is read once for all of them. 0: none.
+    pub event_cache_bytes: u64,
 }
 
 impl Default for Sync {
     fn default() -> Self {
-        Self { users_max: 100_000 }
+        Self { users_max: 100_000, event_cache_bytes: cofactor_sync::EVENT_CACHE_BYTES }
     }
 }
 

@@ -88,7 +88,11 @@ impl Node {
             entropy: Arc::clone(&entropy),
             placement: Placement::new(handles),
             idle: Duration::from_secs(config.limits.idle_s),
-            sync: SyncOptions { slots_max: config.sync.users_max, ..SyncOptions::default() },
+            sync: SyncOptions {
+                slots_max: config.sync.users_max,
+                event_cache_bytes: config.sync.event_cache_bytes,
+                ..SyncOptions::default()
+            },
             shutdown: stopping,
             keeper: keeper_options(config, &*backends.store)?,
             transport: rpc.as_ref().map(Rpc::transport),

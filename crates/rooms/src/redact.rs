@@ -79,8 +79,14 @@ impl RoomEntity {
             return Err(Fault::forbidden("you may redact only your own events in this room"));
         }
         let redaction = room.author(&config, cx, sender, event)?;
+        let applies = redaction_applies(&redaction, &target_pdu, &power);
+        if applies {
+            // Said before the redaction: whoever hears of it has given up what it remembers of the target.
+            let at = cx.allocate()?;
+            cx.publish(class::REWRITTEN, at, record::encode(&Rewritten { position: target.position })?);
+        }
         let reply = room.accept(&config, cx, &redaction, transaction, None)?;
-        if redaction_applies(&redaction, &target_pdu, &power) {
+        if applies {
             room.rewrite(cx, target.position, &target.event, &target_pdu, &redaction)?;
             if let Some(unlink) = target.unlink {
                 unlink.stage(cx, &target.event, target.position)?;
@@ -140,8 +146,6 @@ impl Room {
             let clustering = key![event.event_type.as_str(), state_key.as_str()];
             cx.put(&tables::ROOM_STATE, key![cx.id()], clustering, record::encode(&current)?);
         }
-        let at = cx.allocate()?;
-        cx.publish(class::REWRITTEN, at, record::encode(&Rewritten { position })?);
         Ok(())
     }
 }

@@ -169,7 +169,7 @@ impl Room {
         let thread = link.as_ref().and_then(|link| link.in_thread(&class));
         let record = to_record(pdu, self.annotate(&class, transaction, thread, unsigned))?;
         let encoded = record::encode(&record)?;
-        cx.append(class::TIMELINE, &Arc::from(""), position, encoded.clone());
+        cx.append(class::TIMELINE, &Arc::from(""), position, encoded);
         let at = record::encode(&position.0)?;
         cx.put(&tables::EVENT_POSITIONS, key![cx.id()], key![pdu.event_id().as_str()], at);
         if let Some(state_key) = pdu.state_key() {
@@ -185,7 +185,9 @@ impl Room {
         if let Some(link) = link {
             link.stage(cx, &record, position)?;
         }
-        cx.publish(class::TIMELINE, position, encoded);
+        // Who hears of it shows it to clients.
+        let shown = EventRecord { federation: Bytes::new(), ..record.clone() };
+        cx.publish(class::TIMELINE, position, record::encode(&shown)?);
         if *pdu.event_type() == TimelineEventType::RoomMember {
             deliver_membership(config, cx, &self.state, pdu, position)?;
             let summary = record::encode(&self.state.summary(position))?;

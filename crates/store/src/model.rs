@@ -57,6 +57,8 @@ struct State {
     faults: Faults,
     rng: StdRng,
     appends: u64,
+    /// By the id of the table.
+    reads: BTreeMap<u8, u64>,
 }
 
 /// The store. Clones share their data, as the clients of one server do.
@@ -88,6 +90,7 @@ impl ModelStore {
             faults: Faults::default(),
             rng: StdRng::seed_from_u64(seed),
             appends: 0,
+            reads: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), spans_partitions }
     }
@@ -105,6 +108,11 @@ impl ModelStore {
     /// How many appends were applied.
     pub fn appends(&self) -> u64 {
         self.lock().appends
+    }
+
+    /// How often a table was read.
+    pub fn reads(&self, table: &'static Table) -> u64 {
+        self.lock().reads.get(&table.id).copied().unwrap_or_default()
     }
 
     /// All rows of a table, for checkers.
@@ -255,14 +263,16 @@ impl Store for ModelStore {
     async fn get(&self, table: &'static Table, partition: &Key, clustering: &Key) -> StoreResult<Option<Bytes>> {
         check(table, None, partition, clustering)?;
         self.call().await?;
-        let state = self.lock();
+        let mut state = self.lock();
+        *state.reads.entry(table.id).or_default() += 1;
         let found = state.data.get(&(table.id, partition.clone()));
         Ok(found.and_then(|partition| partition.rows.get(clustering).cloned()))
     }
 
     async fn scan(&self, scan: Scan) -> StoreResult<Vec<Row>> {
         self.call().await?;
-        let state = self.lock();
+        let mut state = self.lock();
+        *state.reads.entry(scan.table.id).or_default() += 1;
         let Some(partition) = state.data.get(&(scan.table.id, scan.partition.clone())) else { return Ok(Vec::new()) };
         let lower = match &scan.after {
             Some(after) if *after >= scan.prefix => Bound::Excluded(after.clone()),

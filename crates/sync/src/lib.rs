@@ -22,7 +22,7 @@ mod unread;
 
 pub use self::{
     request::SyncRequest,
-    service::{SyncLoad, SyncOptions, SyncService},
+    service::{EVENT_CACHE_BYTES, SyncLoad, SyncOptions, SyncService},
     syncs::Syncs,
     unread::{Counts, Notifications},
 };

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use cofactor_bus::{Delivery, Heartbeat, Listener, Record};
 use cofactor_entity::Planted;
-use cofactor_history::History;
+use cofactor_history::{History, Recent};
 use cofactor_store::{Scan, key, record, tables};
 use cofactor_types::{Clock, EntityId, EntityKind, Fault, Position, ShardId, SyncToken, limits::SHARDS_DEFAULT};
 use cofactor_wire::{
@@ -45,11 +45,17 @@ const TYPING_ROOMS_MAX: usize = 10_000;
 /// The longest that a request waits, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
+/// Recent events in memory unless the operator says otherwise, in bytes: none. A row whose append had an unknown outcome stands in
+/// the log without having been said in its epoch; a record does not yet name the one before it, by which a tail would notice.
+pub const EVENT_CACHE_BYTES: u64 = 0;
+
 /// What the node decides.
 #[derive(Clone, Copy, Debug)]
 pub struct SyncOptions {
     /// Users kept at once before idle ones go.
     pub slots_max: usize,
+    /// Recent events of rooms in memory, in bytes.
+    pub event_cache_bytes: u64,
     /// Shards of the cluster. Until each has been heard of, nothing can be said to be complete.
     pub shard_count: u32,
     /// For tests only.
@@ -58,7 +64,12 @@ pub struct SyncOptions {
 
 impl Default for SyncOptions {
     fn default() -> Self {
-        Self { slots_max: 100_000, shard_count: SHARDS_DEFAULT, planted: Planted::Nothing }
+        Self {
+            slots_max: 100_000,
+            event_cache_bytes: EVENT_CACHE_BYTES,
+            shard_count: SHARDS_DEFAULT,
+            planted: Planted::Nothing,
+        }
     }
 }
 
@@ -71,6 +82,8 @@ pub struct SyncService {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) history: History,
+    /// What `history` has in memory; told of all that is heard, before anybody is woken by it.
+    recent: Arc<Recent>,
     pub(crate) users: Arc<dyn Users>,
     pub(crate) notifications: Arc<dyn Notifications>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -145,8 +158,10 @@ impl SyncService {
         options: SyncOptions,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
+        let recent = Arc::new(Recent::new(options.event_cache_bytes, Arc::clone(&clock)));
         let inner = Inner {
-            history,
+            history: history.with_recent(Arc::clone(&recent)),
+            recent,
             users,
             notifications,
             clock,
@@ -325,7 +340,10 @@ impl Inner {
         }
         let closed = hub.ear.closed();
         hub.highest = hub.highest.max(closed).max(heartbeat.closed);
-        hub.spoil_shards(&missed.into_iter().collect(), self.options.shard_count);
+        let missed: BTreeSet<ShardId> = missed.into_iter().collect();
+        self.miss(&missed);
+        self.recent.close(closed);
+        hub.spoil_shards(&missed, self.options.shard_count);
         drop(hub);
         self.closed.fetch_max(closed.0, Ordering::AcqRel);
         self.heard.notify_waiters();
@@ -333,6 +351,7 @@ impl Inner {
 
     /// Something was missed, nobody knows of whom: every slot is to be built again.
     fn spoil(&self) {
+        self.recent.miss_all();
         let mut hub = self.hub();
         // Woken in an order of its own, so that the same seed of a simulation takes the same way.
         let slots: BTreeMap<_, _> = std::mem::take(&mut hub.slots).into_iter().collect();
@@ -342,6 +361,13 @@ impl Inner {
         slots.into_values().for_each(|slot| slot.spoil());
     }
 
+    /// Events of these shards may be missing in memory.
+    fn miss(&self, shards: &BTreeSet<ShardId>) {
+        if !shards.is_empty() {
+            self.recent.miss(|shard| shards.contains(&shard), self.options.shard_count);
+        }
+    }
+
     fn hear(&self, record: &Record) {
         let mut hub = self.hub();
         let heard = hub.ear.record(record.shard, record.epoch, record.seq);
@@ -349,12 +375,19 @@ impl Inner {
             return;
         }
         hub.highest = hub.highest.max(record.position);
+        let missed = heard == Heard::AfterGap && self.options.planted != Planted::IgnoreBusGaps;
+        if missed {
+            self.miss(&BTreeSet::from([record.shard]));
+        }
         match record.entity.kind() {
-            EntityKind::Room => hub.hear_room(record),
+            EntityKind::Room => {
+                self.recent.hear(&record.entity, record.position, record.class, &record.payload);
+                hub.hear_room(record);
+            }
             EntityKind::User => hub.hear_user(record),
             EntityKind::Destination => {}
         }
-        if heard == Heard::AfterGap && self.options.planted != Planted::IgnoreBusGaps {
+        if missed {
             hub.spoil_shards(&BTreeSet::from([record.shard]), self.options.shard_count);
         }
     }

@@ -10,7 +10,10 @@ use std::{
 
 use cofactor_telemetry::Trace;
 use cofactor_types::{Position, SyncToken};
-use cofactor_wire::user::{KeyCounts, RoomEntry};
+use cofactor_wire::{
+    room::Totals,
+    user::{KeyCounts, RoomEntry},
+};
 use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
 use tokio::sync::{Notify, OnceCell};
 use tracing::Span;
@@ -43,6 +46,8 @@ pub(crate) struct View {
     pub(crate) key_counts: BTreeMap<OwnedDeviceId, KeyCounts>,
     /// Up to where to-device messages were acknowledged since this slot was built.
     pub(crate) acknowledged: BTreeMap<OwnedDeviceId, Position>,
+    /// The totals of rooms where the user joined them, and where that was.
+    pub(crate) at_join: BTreeMap<OwnedRoomId, (Position, Totals, Totals)>,
     /// Tokens that were handed out, for a planted bug that trusts them.
     pub(crate) served: BTreeMap<OwnedDeviceId, SyncToken>,
 }

@@ -12,6 +12,8 @@ use cofactor_wire::{
 };
 use ruma::{OwnedEventId, RoomId, UserId};
 
+use crate::slot::Slot;
+
 /// Events judged one by one for a user with rules of its own; a count stops there.
 const JUDGED_MAX: usize = 500;
 
@@ -126,19 +128,19 @@ struct Count<'a> {
     marks: Marks,
 }
 
-/// Counts what `user_id` has not read in a room, up to `up_to`. A client that tells threads apart has read with its own
+/// Counts what the user has not read in a room, up to `up_to`. A client that tells threads apart has read with its own
 /// events no more than the thread they are in; for others everything before them.
 pub(crate) async fn count(
     history: &History,
     notifications: &dyn Notifications,
-    user_id: &UserId,
+    slot: &Slot,
     entry: &RoomEntry,
     up_to: Position,
     by_thread: bool,
     known: Known<'_>,
 ) -> Result<Unread, Fault> {
-    let room_id = &entry.room_id;
-    let marks = marks(history, user_id, entry, by_thread, known).await?;
+    let (room_id, user_id) = (&entry.room_id, &*slot.user_id);
+    let marks = marks(history, slot, entry, by_thread, known).await?;
     if marks.all.position >= up_to {
         return Ok(Unread::default());
     }
@@ -261,11 +263,12 @@ async fn receipts_of(history: &History, user_id: &UserId, room_id: &RoomId) -> R
 /// The furthest of the user's receipts, its own last events and its join.
 async fn marks(
     history: &History,
-    user_id: &UserId,
+    slot: &Slot,
     entry: &RoomEntry,
     by_thread: bool,
     known: Known<'_>,
 ) -> Result<Marks, Fault> {
+    let user_id = &slot.user_id;
     let own;
     let receipts = match known.receipts {
         Some(receipts) => receipts,
@@ -275,7 +278,7 @@ async fn marks(
         }
     };
     let mut marks = Marks::default();
-    for receipt in receipts.iter().filter(|receipt| receipt.user_id == user_id) {
+    for receipt in receipts.iter().filter(|receipt| receipt.user_id == *user_id) {
         let (position, scope) = (receipt.event_position, receipt.thread_id.as_str());
         match (receipt.receipt_type.as_str(), scope.is_empty()) {
             // With its own events a client has read as much as it tells apart.
@@ -293,17 +296,25 @@ async fn marks(
         }
     }
     if entry.since_room > marks.all.position {
-        let join = match known.join {
-            Some(join) => Some(join),
-            None => history.at(&entry.room_id, entry.since_room).await?.as_ref().map(Head::from),
+        let (totals, main) = match known.join {
+            Some(join) => (join.totals, join.main),
+            None => totals_at_join(history, slot, entry).await?,
         };
-        marks.all = Mark {
-            position: entry.since_room,
-            totals: join.map(|join| join.totals).unwrap_or_default(),
-            main: join.map(|join| join.main).unwrap_or_default(),
-        };
+        marks.all = Mark { position: entry.since_room, totals, main };
     }
     let all = marks.all.position;
     marks.threads.retain(|_, (position, _)| *position > all);
     Ok(marks)
+}
+
+/// The room's totals at the user's join, which never change: read once for as long as the slot lives.
+async fn totals_at_join(history: &History, slot: &Slot, entry: &RoomEntry) -> Result<(Totals, Totals), Fault> {
+    let known = slot.view().at_join.get(&entry.room_id).copied();
+    if let Some((_, totals, main)) = known.filter(|(position, ..)| *position == entry.since_room) {
+        return Ok((totals, main));
+    }
+    let join = history.at(&entry.room_id, entry.since_room).await?;
+    let (totals, main) = join.map(|placed| (placed.event.totals, placed.event.main)).unwrap_or_default();
+    slot.view().at_join.insert(entry.room_id.clone(), (entry.since_room, totals, main));
+    Ok((totals, main))
 }

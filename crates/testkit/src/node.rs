@@ -127,7 +127,7 @@ impl SimNode {
             entropy,
             placement: Placement::default(),
             idle: IDLE,
-            sync: SyncOptions::default(),
+            sync: SyncOptions { event_cache_bytes: 64 << 20, ..SyncOptions::default() },
             shutdown: stopping,
             keeper: KeeperOptions {
                 name: "sim".to_owned(),

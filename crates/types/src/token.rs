@@ -174,6 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{EntityKind, limits::HEARTBEAT_MS};
 
     proptest! {
         #[test]
@@ -210,5 +211,60 @@ mod tests {
     fn an_idle_account_has_a_token_of_one_number() {
         let token = SyncToken::new(Position(1_790_000_000_000_000));
         assert!(token.to_string().len() <= 18, "{token}");
+    }
+
+    /// The token of an account in 1,000 rooms of which `active` had an event since the last heartbeat but one.
+    fn of_a_busy_account(active: u64) -> SyncToken {
+        let base = 1_790_000_000_000_000;
+        let mut token = SyncToken::new(Position(base));
+        // To-device messages come in portions: the position may be anywhere below the base.
+        token.set_to_device(Position(base - 3_600_000_000));
+        for room in 0..active {
+            let hash = EntityHash(u64::MAX / 1_000 * (room + 1));
+            token.deliver_hash(hash, Position(base + 2 * HEARTBEAT_MS * 1_000 - room));
+        }
+        token
+    }
+
+    #[test]
+    fn a_token_of_an_account_in_1000_rooms_has_less_than_100_bytes() {
+        // Nothing of the rooms that are silent is in it, however many they are.
+        assert!(of_a_busy_account(0).to_string().len() <= 22);
+        // Between two heartbeats, five rooms of one account: at fifty events a second in its rooms.
+        assert!(of_a_busy_account(5).to_string().len() < 100, "{}", of_a_busy_account(5));
+    }
+
+    #[test]
+    fn a_token_grows_by_15_bytes_for_each_active_room_up_to_a_bound() {
+        let bytes = |active| of_a_busy_account(active).to_string().len();
+        assert!(bytes(200) - bytes(100) <= 1_500);
+        assert!(bytes(TOKEN_EXCEPTIONS_MAX as u64) < 4_096);
+    }
+
+    #[test]
+    fn tokens_at_ten_events_a_second_in_1000_rooms_have_less_than_100_bytes() {
+        // Ten events a second, each answered at once; what is older than two heartbeats is closed.
+        let rooms: Vec<EntityId> =
+            (0..1_000).map(|room| EntityId::new(EntityKind::Room, format!("!{room}:x"))).collect();
+        let mut random = 1_u64;
+        let mut next = |below: u64| {
+            // Knuth's MMIX generator; the high bits are the good ones.
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        let mut now = 1_790_000_000_000_000;
+        let mut token = SyncToken::new(Position(now));
+        let (mut longest, mut long) = (0, 0);
+        for _ in 0..100_000 {
+            // Between two events, 100 ms on average.
+            now += next(200_000);
+            token.raise(Position(now / 100_000 * 100_000 - 100_000));
+            token.deliver(&rooms[next(1_000) as usize], Position(now));
+            let bytes = token.to_string().len();
+            longest = bytes.max(longest);
+            long += u32::from(bytes >= 100);
+        }
+        assert!(long < 1_000, "{long} of 100,000 tokens have 100 bytes or more");
+        assert!(longest < 250, "{longest} bytes");
     }
 }

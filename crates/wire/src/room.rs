@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// The classes of records in a room's log, and of its messages on the bus.
 pub mod class {
-    /// Events in the order in which this server shows them. Rows: [`super::EventRecord`].
+    /// Events in the order in which this server shows them. Rows, and payload without `federation`: [`super::EventRecord`].
     pub const TIMELINE: u64 = 1;
     /// Changes of the current state, at the position of the event that caused them. Rows: [`super::StateDelta`].
     pub const STATE: u64 = 2;

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use cofactor_history::History;
 use cofactor_store::{Direction, LogKey, RangeRead, Scan, key, record, tables};
 use cofactor_types::{EntityId, Fault, Position, SyncToken};
 use cofactor_wire::{
@@ -113,8 +112,7 @@ impl Inner {
         parted: &mut BTreeSet<OwnedUserId>,
     ) -> Result<(), Fault> {
         let range = RangeRead { after, up_to, direction: Direction::Forward, limit: CHANGES_MAX };
-        let log = History::log(room_id, class::DEVICE_LIST, "");
-        for row in self.history.reader().read(&log, range).await? {
+        for row in self.history.rows(room_id, class::DEVICE_LIST, range).await? {
             changed.insert(record::decode::<DeviceChange>(&row.value)?.user_id);
         }
         for ((event_type, state_key), (now, _)) in self.history.state_changes(room_id, after, up_to).await? {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cofactor_history::{EventFilter, History};
+use cofactor_history::EventFilter;
 use cofactor_store::{Direction, Key, RangeRead, Scan, key, record, tables};
 use cofactor_types::Fault;
 use cofactor_wire::room::{OWN_EVENT, ReceiptRecord, class};
@@ -65,8 +65,7 @@ pub(crate) async fn write(
 async fn moved(inner: &Inner, room: &RoomLook) -> Result<Vec<ReceiptRecord>, Fault> {
     let (after, up_to) = (room.after, room.up_to);
     let range = RangeRead { after, up_to, direction: Direction::Forward, limit: RECEIPTS_MAX };
-    let log = History::log(&room.entry.room_id, class::RECEIPT, "");
-    let rows = inner.history.reader().read(&log, range).await?;
+    let rows = inner.history.rows(&room.entry.room_id, class::RECEIPT, range).await?;
     Ok(rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?)
 }
 

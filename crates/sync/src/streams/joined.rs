@@ -105,9 +105,9 @@ async fn write_unread(
     json: &mut Json,
 ) -> Result<(), Fault> {
     let by_thread = look.request.filter.room.timeline.unread_thread_notifications;
-    let (user_id, notifications) = (&look.slot.user_id, &*inner.notifications);
+    let (slot, notifications) = (look.slot, &*inner.notifications);
     let (history, entry) = (&inner.history, &room.entry);
-    let unread = unread::count(history, notifications, user_id, entry, room.up_to, by_thread, known).await?;
+    let unread = unread::count(history, notifications, slot, entry, room.up_to, by_thread, known).await?;
     let counts = |counts: unread::Counts| {
         let mut object = Json::object();
         object.number("notification_count", counts.notify);

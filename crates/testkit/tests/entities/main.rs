@@ -10,3 +10,4 @@ mod receipts;
 mod restricted;
 mod stays;
 mod transactions;
+mod wake;

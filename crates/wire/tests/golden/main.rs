@@ -6,6 +6,7 @@ use cofactor_types::{ErrorClass, Position};
 use cofactor_wire::{
     node::ShardCall,
     room::{EventRecord, InThread, RoomCommand, RoomReply, Totals, Transaction},
+    status::{KindStatus, Latency, NodeStatus, SyncStatus},
     user::RoomEntry,
 };
 use ruma::{
@@ -96,6 +97,41 @@ fn room_entry() -> RoomEntry {
 fn what_the_keeper_of_shards_is_told_is_read_for_ever() {
     let released = ShardCall::Released { shards: vec![cofactor_types::ShardId(3), cofactor_types::ShardId(1023)] };
     Golden::new("wire/shard_call").variants(&[&[released]]);
+}
+
+#[test]
+fn what_a_node_says_of_itself_is_read_for_ever() {
+    let kind = || KindStatus { live: 300, queued: 7, busiest: vec![("!room:example.org".to_owned(), 5)] };
+    let latency = Some(Latency { p50_ms: 0.5, p99_ms: 2.25 });
+    let status = NodeStatus {
+        version: "0.1.0".to_owned(),
+        is_ready: true,
+        shards_owned: 1024,
+        members: 7,
+        lease_remaining_ms: 5_000,
+        rooms: kind(),
+        users: kind(),
+        append: latency,
+        read: latency,
+        bus: latency,
+        sync: Some(SyncStatus { waiting: 300, slots: 1_000, lag_ms: Some(100) }),
+        memory_bytes: 1 << 30,
+    };
+    let optional = [
+        "version",
+        "is_ready",
+        "shards_owned",
+        "members",
+        "lease_remaining_ms",
+        "rooms",
+        "users",
+        "append",
+        "read",
+        "bus",
+        "sync",
+        "memory_bytes",
+    ];
+    Golden::new("wire/node_status").optional(&optional).record(&[status]);
 }
 
 /// As a later release may call a new command.
