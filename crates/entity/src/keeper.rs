@@ -451,11 +451,7 @@ enum Tried {
 }
 
 /// Takes a shard if it can be had.
-async fn take_one(
-    env: &Env,
-    shard: ShardId,
-    leases: &tokio::sync::Mutex<HashMap<NodeId, Option<LeaseRow>>>,
-) -> Tried {
+async fn take_one(env: &Env, shard: ShardId, leases: &tokio::sync::Mutex<HashMap<NodeId, Option<LeaseRow>>>) -> Tried {
     let (tried, error) = match takeover::take(env, shard, leases).await {
         Ok(Taken::Ours(unfinished)) => {
             metrics::counter!("cofactor_shards_taken_total").increment(1);
