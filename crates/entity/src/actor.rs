@@ -269,10 +269,12 @@ impl<E: Entity> EntityActor<E> {
     }
 
     /// An append of unknown outcome may still appear: its positions stay open until it stands or never will. Nobody who
-    /// listens has heard of it, so a number is left out.
+    /// listens has heard of it, so a number is left out: at once, before a new actor says anything that comes after it, and
+    /// again when it is settled.
     fn settle(&self, mut writer: Writer, open: Vec<OpenPosition>, ctx: &mut Context<Self>) {
         let (env, id, epoch) = (self.env.clone(), self.id.clone(), writer.epoch());
         let shard = env.shard(&id);
+        env.publisher().skip(&id, epoch);
         let settled = async move {
             // Who takes the shard after this node fences the log first.
             while env.ownership().holds(shard, epoch) {

@@ -45,9 +45,8 @@ const TYPING_ROOMS_MAX: usize = 10_000;
 /// The longest that a request waits, whatever it asks for.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
-/// Recent events in memory unless the operator says otherwise, in bytes: none. A row whose append had an unknown outcome stands in
-/// the log without having been said in its epoch; a record does not yet name the one before it, by which a tail would notice.
-pub const EVENT_CACHE_BYTES: u64 = 0;
+/// Recent events in memory unless the operator says otherwise, in bytes.
+pub const EVENT_CACHE_BYTES: u64 = 64 << 20;
 
 /// What the node decides.
 #[derive(Clone, Copy, Debug)]
