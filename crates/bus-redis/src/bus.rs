@@ -120,6 +120,7 @@ impl Bus for RedisBus {
     }
 
     fn listen(&self, listener: Arc<dyn Listener>) -> BoxFuture<'static, ()> {
+        self.core.want();
         let listening = self.core.local.listen(Arc::clone(&listener));
         if !self.core.hears() {
             listener.hear(&Delivery::Gap);

@@ -11,11 +11,11 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cofactor_bus::{
-    Bus, Delivery, Heartbeat, Record, Subscription,
+    Bus, Delivery, Heartbeat, Listener, Record, Subscription,
     conformance::{self, Ends},
 };
-use cofactor_bus_redis::{RedisOptions, RedisShared};
-use cofactor_types::{EntityId, EntityKind, Epoch, NodeId, Position, ShardId};
+use cofactor_bus_redis::{RedisBus, RedisOptions, RedisShared};
+use cofactor_types::{EntityId, EntityKind, Epoch, NodeId, Position, ShardId, SystemEntropy};
 use server::Server;
 
 /// Within this time everything must happen that needs no fault to be noticed.
@@ -120,6 +120,28 @@ async fn buses_with_other_prefixes_hear_nothing_of_one_another() {
     theirs.publish(record(1));
     ours.publish(record(2));
     assert_eq!(until(&mut subscription, &heard(2), SOON).await, [heard(2)]);
+}
+
+/// Passes on what it hears.
+struct Passing(tokio::sync::mpsc::UnboundedSender<Delivery>);
+
+impl Listener for Passing {
+    fn hear(&self, delivery: &Delivery) {
+        let _ = self.0.send(delivery.clone());
+    }
+}
+
+#[tokio::test]
+async fn a_bus_that_only_a_listener_uses_hears_the_others() {
+    let server = Server::start();
+    let speaker = server.bus().await;
+    let bus = RedisBus::start(server.options(), Arc::new(SystemEntropy)).expect("options that work");
+    let (sender, mut heard_here) = tokio::sync::mpsc::unbounded_channel();
+    let _listening = bus.listen(Arc::new(Passing(sender)));
+    bus.ready(SOON).await.expect("a bus that hears");
+    speaker.publish(record(1));
+    let arrives = async { while heard_here.recv().await != Some(heard(1)) {} };
+    tokio::time::timeout(SOON, arrives).await.expect("the record is heard");
 }
 
 #[tokio::test]
