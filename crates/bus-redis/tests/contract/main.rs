@@ -122,12 +122,15 @@ async fn buses_with_other_prefixes_hear_nothing_of_one_another() {
     assert_eq!(until(&mut subscription, &heard(2), SOON).await, [heard(2)]);
 }
 
+/// More than one test lets a listener hear.
+const DELIVERIES_MAX: usize = 1_000;
+
 /// Passes on what it hears.
-struct Passing(tokio::sync::mpsc::UnboundedSender<Delivery>);
+struct Passing(tokio::sync::mpsc::Sender<Delivery>);
 
 impl Listener for Passing {
     fn hear(&self, delivery: &Delivery) {
-        let _ = self.0.send(delivery.clone());
+        self.0.try_send(delivery.clone()).expect("few deliveries");
     }
 }
 
@@ -136,7 +139,7 @@ async fn a_bus_that_only_a_listener_uses_hears_the_others() {
     let server = Server::start();
     let speaker = server.bus().await;
     let bus = RedisBus::start(server.options(), Arc::new(SystemEntropy)).expect("options that work");
-    let (sender, mut heard_here) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut heard_here) = tokio::sync::mpsc::channel(DELIVERIES_MAX);
     let _listening = bus.listen(Arc::new(Passing(sender)));
     bus.ready(SOON).await.expect("a bus that hears");
     speaker.publish(record(1));
