@@ -34,8 +34,9 @@ const GROUP_ROWS_MAX: usize = 500;
 /// When a timer comes again that came while the node had no lease.
 const TICK_AGAIN: Duration = Duration::from_millis(500);
 
-/// How soon a store that did not say what became of an append is asked again.
+/// How soon a store that did not say what became of an append is asked again: at first, and later.
 const SETTLE_AGAIN: Duration = Duration::from_millis(100);
+const SETTLE_AGAIN_MAX: Duration = Duration::from_secs(1);
 
 /// How often a message to another entity is tried before it is left to the next activation.
 const DELIVERY_TRIES_MAX: u32 = 6;
@@ -276,17 +277,20 @@ impl<E: Entity> EntityActor<E> {
         let shard = env.shard(&id);
         env.publisher().skip(&id, epoch);
         let settled = async move {
+            let mut pause = SETTLE_AGAIN;
             // Who takes the shard after this node fences the log first.
             while env.ownership().holds(shard, epoch) {
-                match writer.settle().await {
-                    Ok(()) => break,
-                    Err(error) => tracing::warn!(entity = ?id, %error, "an append is still in doubt; asking again"),
-                }
-                tokio::time::sleep(SETTLE_AGAIN).await;
+                let Err(error) = writer.settle().await else { break };
+                tracing::warn!(entity = ?id, %error, "an append is still in doubt; asking again");
+                tokio::time::sleep(pause).await;
+                pause = SETTLE_AGAIN_MAX.min(pause * 2);
             }
             env.publisher().skip(&id, epoch);
             drop(open);
-            env.wake(&id);
+            if env.ownership().holds(shard, epoch) {
+                // What it left undone is not for a request to begin.
+                env.wake(&id);
+            }
         };
         ctx.spawn(settled.into_actor(self).map(|(), _, ctx| ctx.stop()));
     }

@@ -15,7 +15,9 @@ use crate::{
     slot::Slot,
     streams::{
         account_data::{self, RoomData},
-        invited, joined, left, to_device,
+        invited, joined,
+        left::{self, Turns},
+        to_device,
     },
 };
 
@@ -44,6 +46,8 @@ pub(crate) struct Look<'a> {
     pub(crate) with_data: BTreeSet<OwnedRoomId>,
     /// The account data of all rooms, where it was read at once.
     pub(crate) room_data: Option<RoomData>,
+    /// Where memberships turned since the token, where a room was left.
+    pub(crate) turns: Turns,
 }
 
 impl Look<'_> {
@@ -82,8 +86,9 @@ impl Inner {
         let user_after = since.map(|since| since.lower_bound(&user));
         let user_up_to = slot.view().feed.user_seen().max(closed);
         let fields = EventFields::of(request.filter.event_fields.as_deref());
-        let (ignored, with_data) = Default::default();
-        let mut look = Look { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data: None };
+        let (ignored, with_data, turns) = Default::default();
+        let room_data = None;
+        let mut look = Look { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data, turns };
         let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
         if since.is_some() && own {
             look.with_data = account_data::changed_rooms(self, &look).await?;
@@ -92,6 +97,10 @@ impl Inner {
 
         if !rooms.is_empty() {
             look.ignored = account_data::ignored(self, &slot.user_id).await?;
+        }
+        let is_left = |room: &RoomLook| matches!(room.entry.membership, MembershipState::Leave | MembershipState::Ban);
+        if rooms.iter().any(is_left) {
+            look.turns = left::turns(self, &look).await?;
         }
         if since.is_none() {
             look.room_data = Some(account_data::rooms(self, &slot.user_id).await?);

@@ -1,11 +1,12 @@
 //! A room that the user has left, or was banned from: what happened up to that, and nothing after.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cofactor_history::PageToken;
 use cofactor_store::{Direction, LogKey, RangeRead, record};
 use cofactor_types::{EntityId, Fault, Position};
 use cofactor_wire::user::{RoomEntry, class};
+use ruma::OwnedRoomId;
 
 use crate::{
     answer::{Look, RoomLook},
@@ -41,7 +42,7 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
     }
     let since = look.request.since.as_ref();
     let after = since.map_or(Position::ZERO, |since| since.lower_bound(&EntityId::room(&room.entry.room_id)));
-    let turn = first_turn(inner, look, &room.entry).await?;
+    let turn = look.turns.get(&room.entry.room_id).copied().unwrap_or(room.entry.since_room);
     let (after, entry) = (after.min(turn.previous()), room.entry.clone());
     let room = RoomLook { after, up_to: end, is_new: is_initial, to_the_end: false, entry };
     let timeline = joined::timeline(inner, look, &room, end).await?;
@@ -57,25 +58,29 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
     Ok(Some(json.end_object()))
 }
 
-/// Where in the room the user's membership first became another than what was delivered.
+/// Where in each room the user's membership first became another than what was delivered.
+pub(crate) type Turns = BTreeMap<OwnedRoomId, Position>;
+
+/// The turns since the token.
 ///
-/// The token tells only of the stay that it knew: it may have passed over a later one, which the user's own log told of
-/// afterwards, and which has ended since.
-async fn first_turn(inner: &Inner, look: &Look<'_>, entry: &RoomEntry) -> Result<Position, Fault> {
-    let Some(mut after) = look.user_after else { return Ok(entry.since_room) };
+/// It tells only of the stay that it knew: it may have passed over a later one, which the user's own log told of afterwards,
+/// and which has ended since.
+pub(crate) async fn turns(inner: &Inner, look: &Look<'_>) -> Result<Turns, Fault> {
+    let mut turns = Turns::new();
+    let Some(mut after) = look.user_after else { return Ok(turns) };
     let log = LogKey { entity: EntityId::user(&look.slot.user_id), class: class::MEMBERSHIP, sub: Arc::from("") };
     loop {
-        let range = RangeRead { after, up_to: entry.since, direction: Direction::Forward, limit: CHANGES_MAX };
+        let range = RangeRead { after, up_to: look.user_up_to, direction: Direction::Forward, limit: CHANGES_MAX };
         let rows = inner.history.reader().read(&log, range).await?;
         for row in &rows {
             let change: RoomEntry = record::decode(&row.value)?;
-            if change.room_id == entry.room_id && change.since == change.position {
-                return Ok(change.room_position);
+            if change.since == change.position {
+                turns.entry(change.room_id).or_insert(change.room_position);
             }
         }
         match rows.last() {
             Some(last) if rows.len() == CHANGES_MAX => after = last.position,
-            _ => return Ok(entry.since_room),
+            _ => return Ok(turns),
         }
     }
 }
