@@ -93,22 +93,17 @@ impl Inner {
         if since.is_some() && own {
             look.with_data = account_data::changed_rooms(self, &look).await?;
         }
-        let rooms = self.rooms_to_look_at(&look, closed);
+        let mut rooms = self.rooms_to_look_at(&look, closed);
+        // New ones last and in the order of the user's log, so that it can be delivered up to the first that does not fit.
+        rooms.sort_by_key(|room| room.is_new.then_some(room.entry.since));
 
-        if !rooms.is_empty() {
-            look.ignored = account_data::ignored(self, &slot.user_id).await?;
-        }
-        let is_left = |room: &RoomLook| matches!(room.entry.membership, MembershipState::Leave | MembershipState::Ban);
-        if rooms.iter().any(is_left) {
-            look.turns = left::turns(self, &look).await?;
-        }
-        if since.is_none() {
-            look.room_data = Some(account_data::rooms(self, &slot.user_id).await?);
-        }
+        self.read_for(&mut look, &rooms).await?;
         let mut body = Json::object();
         let mut has_news = false;
         let mut sections = Sections::default();
-        let mut delivered = Vec::new();
+        // The token may only say what was looked at: rooms above their exception, everything else up to the closed position.
+        token.raise(closed);
+        let mut user_delivered = user_up_to;
         for mut room in rooms {
             let is_joined = room.entry.membership == MembershipState::Join;
             let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
@@ -118,12 +113,18 @@ impl Inner {
                 let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
                 room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
             }
-            if delivered.len() >= TOKEN_EXCEPTIONS_MAX && since.is_some() && room.up_to > closed {
-                // More would not fit into the token; the rest follows at once, with the next request.
-                continue;
+            // One place is the user's own.
+            if token.exceptions_len() >= TOKEN_EXCEPTIONS_MAX - 1 && (room.up_to > closed || room.to_the_end) {
+                if since.is_some() && room.is_new && room.entry.room_position > closed {
+                    // Nothing of it can be told yet; it follows at once, with the next request.
+                    user_delivered = user_delivered.min(room.entry.since.previous());
+                    has_news = true;
+                    continue;
+                }
+                (room.up_to, room.to_the_end) = (closed.max(room.after), false);
             }
             sections.add(self, &look, &mut room).await?;
-            delivered.push((EntityId::room(&room.entry.room_id), room.up_to));
+            token.deliver(&EntityId::room(&room.entry.room_id), room.up_to);
         }
         has_news |= sections.write(&mut body);
 
@@ -138,14 +139,24 @@ impl Inner {
         has_news |= to_device::write(self, &look, &mut token, closed, &mut body).await?;
         has_news |= to_device::write_key_counts(&look, &mut body);
 
-        // The token may only say what was looked at: rooms above their exception, everything else up to the closed position.
-        token.raise(closed);
-        for (entity, up_to) in delivered {
-            token.deliver(&entity, up_to);
-        }
-        token.deliver(&user, user_up_to);
+        token.deliver(&user, user_delivered);
         body.text("next_batch", &token.to_string());
         Ok(Answer { body: body.end_object().into(), token, has_news })
+    }
+
+    /// Reads what all these rooms need, once.
+    async fn read_for(&self, look: &mut Look<'_>, rooms: &[RoomLook]) -> Result<(), Fault> {
+        if !rooms.is_empty() {
+            look.ignored = account_data::ignored(self, &look.slot.user_id).await?;
+        }
+        let is_left = |room: &RoomLook| matches!(room.entry.membership, MembershipState::Leave | MembershipState::Ban);
+        if rooms.iter().any(is_left) {
+            look.turns = left::turns(self, look).await?;
+        }
+        if look.user_after.is_none() {
+            look.room_data = Some(account_data::rooms(self, &look.slot.user_id).await?);
+        }
+        Ok(())
     }
 
     /// Rooms with something new, and all of them in an initial sync.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cofactor_rooms::Preset;
 use cofactor_sync::SyncRequest;
 use cofactor_testkit::lab::{Lab, on_both_stores, room_options};
-use cofactor_types::{Position, SyncToken};
+use cofactor_types::{Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::room::MembershipAction;
 use ruma::{RoomId, UserId, device_id};
 use serde_json::Value;
@@ -61,5 +61,33 @@ fn a_stay_that_began_and_ended_between_two_answers_is_told_from_its_join_on() {
             let later = sync(&lab, &bob, Some(after)).await;
             assert_eq!(told(&later, "leave", &room_id), [""; 0], "{later}");
         }
+    });
+}
+
+#[test]
+fn many_rooms_joined_at_once_are_all_told_from_the_beginning() {
+    // More than a token has exceptions.
+    const ROOMS: usize = TOKEN_EXCEPTIONS_MAX + 20;
+    on_both_stores(async |lab| {
+        let (alice, bob) = (lab.account("alice").await, lab.account("bob").await);
+        let mut rooms = Vec::new();
+        for _ in 0..ROOMS {
+            rooms.push(lab.room(&room_options(&alice, Preset::PublicChat)).await);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        lab.idle().await;
+        let mut since: SyncToken = sync(&lab, &bob, None).await["next_batch"].as_str().unwrap().parse().unwrap();
+        let joins = rooms.iter().map(|room_id| lab.member(room_id, &bob, &bob, MembershipAction::Join));
+        futures::future::join_all(joins).await.into_iter().for_each(|joined| drop(joined.unwrap()));
+        let mut joined = std::collections::BTreeSet::new();
+        for _ in 0..20 {
+            let answer = sync(&lab, &bob, Some(since)).await;
+            since = answer["next_batch"].as_str().unwrap().parse().unwrap();
+            joined.extend(
+                rooms.iter().filter(|room_id| told(&answer, "join", room_id).iter().any(|what| what == "join")),
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(joined.len(), ROOMS);
     });
 }
