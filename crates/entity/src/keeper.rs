@@ -21,6 +21,9 @@ pub(crate) const BEATS_A_LEASE: u32 = 4;
 /// How soon a failed attempt to take a shard or to renew the lease is repeated.
 pub(crate) const RETRY: Duration = Duration::from_millis(50);
 
+/// How soon an attempt to renew the lease is repeated while the store does not answer.
+const RETRY_MAX: Duration = Duration::from_millis(800);
+
 /// The partition of the members table.
 pub(crate) const CLUSTER: &str = "cluster";
 
@@ -128,13 +131,15 @@ impl Pulse {
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
+            let mut pause = RETRY;
             while let Err(error) = self.beat().await {
                 if error == LeaseError::Ended {
                     return error;
                 }
                 metrics::counter!("cofactor_lease_failures_total").increment(1);
                 tracing::warn!(%error, "the lease could not be renewed; trying again");
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(pause).await;
+                pause = RETRY_MAX.min(pause * 2);
             }
         }
     }

@@ -34,6 +34,9 @@ const TELL_MAX: Duration = Duration::from_secs(1);
 /// How often within the length of a lease a node looks who is there: a dead one is noticed so much later than it could be.
 const LOOKS_A_LEASE: u32 = 12;
 
+/// The longest pause, in microseconds, after which another node tries again to reach a store that was away.
+const RECONNECT_MAX_US: u64 = 12_000_000;
+
 /// When another node was last seen to move.
 #[derive(Debug)]
 struct Seen {
@@ -47,9 +50,17 @@ struct Watch {
     env: Env,
     length_us: u64,
     seen: HashMap<NodeId, Seen>,
+    /// Since when the store has not answered.
+    away_since_us: Option<u64>,
+    /// Nobody's silence counts before this.
+    patient_until_us: u64,
 }
 
 impl Watch {
+    fn new(env: Env, length_us: u64) -> Self {
+        Self { env, length_us, seen: HashMap::new(), away_since_us: None, patient_until_us: 0 }
+    }
+
     /// Reads the members, and ends the leases of those who have not moved for a whole length.
     async fn look(&mut self) -> Result<(), StoreError> {
         // Before the rows are read: if this process stands still while it reads them, that is nobody else's silence.
@@ -59,6 +70,15 @@ impl Watch {
         if rows.is_err() || took_us > self.length_us / u64::from(BEATS_A_LEASE) {
             // While the store does not answer nobody can say that it lives: whoever is silent then is given a whole lease.
             self.seen.clear();
+        }
+        match (&rows, self.away_since_us) {
+            (Err(_), None) => self.away_since_us = Some(now_us),
+            (Err(_), Some(_)) | (Ok(_), None) => {}
+            (Ok(_), Some(since_us)) => {
+                // Others may find it later than this node: who tries again and again pauses as long as it has tried already.
+                self.away_since_us = None;
+                self.patient_until_us = now_us + now_us.saturating_sub(since_us).min(RECONNECT_MAX_US);
+            }
         }
         let rows = rows?;
         let me = self.env.ownership().node();
@@ -88,9 +108,10 @@ impl Watch {
         if self.env.store().spans_partitions() {
             return true;
         }
-        let seen = self.seen.entry(node).or_insert(Seen { beat, since_us: now_us });
+        let since_us = now_us.max(self.patient_until_us);
+        let seen = self.seen.entry(node).or_insert(Seen { beat, since_us });
         if seen.beat != beat {
-            *seen = Seen { beat, since_us: now_us };
+            *seen = Seen { beat, since_us };
         }
         now_us.saturating_sub(seen.since_us) > self.length_us
     }
@@ -160,7 +181,7 @@ impl std::fmt::Debug for Shards {
 impl Shards {
     pub(crate) fn new(env: Env, options: Arc<KeeperOptions>, host: Arc<dyn ShardHost>, length_us: u64) -> Self {
         Self {
-            watch: Watch { env: env.clone(), length_us, seen: HashMap::new() },
+            watch: Watch::new(env.clone(), length_us),
             env,
             options,
             host,
