@@ -52,7 +52,7 @@ struct Watch {
     seen: HashMap<NodeId, Seen>,
     /// Since when the store has not answered.
     away_since_us: Option<u64>,
-    /// Nobody's silence counts before this.
+    /// The silence of who was not heard since the store was away does not count before this.
     patient_until_us: u64,
 }
 
@@ -108,10 +108,10 @@ impl Watch {
         if self.env.store().spans_partitions() {
             return true;
         }
-        let since_us = now_us.max(self.patient_until_us);
-        let seen = self.seen.entry(node).or_insert(Seen { beat, since_us });
+        let patient_us = now_us.max(self.patient_until_us);
+        let seen = self.seen.entry(node).or_insert(Seen { beat, since_us: patient_us });
         if seen.beat != beat {
-            *seen = Seen { beat, since_us };
+            *seen = Seen { beat, since_us: now_us };
         }
         now_us.saturating_sub(seen.since_us) > self.length_us
     }
