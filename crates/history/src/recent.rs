@@ -43,7 +43,7 @@ use rustc_hash::FxBuildHasher;
 #[cfg(doc)]
 use self::facts::Facts;
 pub(crate) use self::facts::{Aggregated, Fact, Few, Mentioned, ROWS_MAX, Visibility};
-use self::tail::Tail;
+use self::tail::{Tail, bare};
 use crate::Placed;
 
 /// How long the promises of the owners may stand still before tails are not believed any more, in microseconds.
@@ -234,8 +234,11 @@ impl Recent {
             if range.up_to < Position::MAX || self.hears_at_once {
                 return Ok(found);
             }
-            // The log may go on after what was heard.
+            // The log may go on after what was heard; with a redaction, what is here may be what it took away.
             let mut end = stored(RangeRead { after: heard.max(range.after), ..range }).await?;
+            if end.len() < range.limit && end.iter().any(|placed| placed.event.is_redaction()) {
+                return stored(range).await;
+            }
             end.append(&mut found);
             end.truncate(range.limit);
             return Ok(end);
@@ -254,8 +257,9 @@ impl Recent {
         count(false);
         // Those who wait were last here at other times: what is enough for one of them is to be enough for all.
         let after = if range.limit <= WIDENED_ROWS_MAX { Position::ZERO } else { range.after };
-        let wide = RangeRead { after, up_to: Position::MAX, limit: range.limit + AHEAD_ROWS, ..range };
-        let mut found = stored(wide).await?;
+        let ahead = if range.up_to < Position::MAX { AHEAD_ROWS } else { 0 };
+        let wide = RangeRead { after, up_to: Position::MAX, limit: range.limit + ahead, ..range };
+        let mut found: Vec<Placed> = stored(wide).await?.into_iter().map(bare).collect();
         self.keep(room_id, wide, &found, &seat);
         let is_all = found.len() < wide.limit;
         found.retain(|placed| placed.position > range.after && placed.position <= range.up_to);

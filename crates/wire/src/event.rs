@@ -69,6 +69,11 @@ impl EventRecord {
         })
     }
 
+    /// Whether it takes away what another says.
+    pub fn is_redaction(&self) -> bool {
+        self.redacts.is_some() || self.event_type == "m.room.redaction"
+    }
+
     /// About as many bytes as a client gets for it.
     pub fn rendered_bytes(&self) -> usize {
         /// What is added for the reader.

@@ -160,7 +160,6 @@ impl Facts {
 
 /// Whether an event may be the child of another, mention somebody, or take such a thing back.
 fn tells_of_others(event: &EventRecord) -> bool {
-    let is_redaction = event.redacts.is_some() || event.event_type == "m.room.redaction";
     let names = |json: &str| TELLING.iter().any(|name| json.contains(name));
-    is_redaction || std::str::from_utf8(&event.json).map_or(true, names)
+    event.is_redaction() || std::str::from_utf8(&event.json).map_or(true, names)
 }

@@ -42,7 +42,7 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
-    /// What was read of a range that ends with the log, newest first. The log could be read up to `readable` before.
+    /// What was read of a range that ends with the log, newest first and [`bare`]. The log could be read up to `readable` before.
     pub(crate) fn new(range: RangeRead, readable: Position, found: &[Placed], version: u64) -> Self {
         let high = found.first().map_or(readable, |newest| newest.position.max(readable));
         let mut tail = Self {
@@ -103,7 +103,7 @@ impl Tail {
         }
     }
 
-    /// Takes what was read of a range, newest first, as far as it goes on where this begins.
+    /// Takes what was read of a range, newest first and [`bare`], as far as it goes on where this begins.
     pub(crate) fn reach_back(&mut self, range: RangeRead, found: &[Placed]) {
         if range.up_to < self.low {
             return;
@@ -113,9 +113,8 @@ impl Tail {
             _ => range.after,
         };
         for placed in found.iter().filter(|placed| placed.position <= self.low) {
-            let placed = without_federation(placed.clone());
-            self.bytes += bytes_of(&placed);
-            self.rows.push_front(placed);
+            self.bytes += bytes_of(placed);
+            self.rows.push_front(placed.clone());
         }
         self.low = self.low.min(end);
     }
@@ -132,7 +131,7 @@ impl Tail {
                 if position <= self.high {
                     return self.at(position).is_some();
                 }
-                let placed = without_federation(placed);
+                let placed = bare(placed);
                 self.bytes += bytes_of(&placed);
                 self.rows.push_back(placed);
             }
@@ -192,7 +191,7 @@ impl Tail {
 }
 
 /// Without what only other servers and the room itself need, and in bytes of its own: those that it came in may be many more.
-fn without_federation(placed: Placed) -> Placed {
+pub(crate) fn bare(placed: Placed) -> Placed {
     let own = |text: &Bytes| if text.is_empty() { Bytes::new() } else { Bytes::copy_from_slice(text) };
     let mut event = Arc::unwrap_or_clone(placed.event);
     (event.json, event.unsigned, event.federation) = (own(&event.json), own(&event.unsigned), Bytes::new());

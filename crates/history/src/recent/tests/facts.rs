@@ -212,6 +212,18 @@ async fn where_the_last_receipt_stood_is_learned_once() {
 }
 
 #[tokio::test]
+async fn the_end_of_a_log_with_a_redaction_that_was_not_heard_shows_nothing_that_it_took_away() {
+    let (log, room) = (Log::new(BYTES_MAX), room(1));
+    log.say(&room, 10, "secret");
+    log.read(&room, 0, 10).await;
+    let redaction = EventRecord { redacts: Some(owned_event_id!("$event")), ..event("redaction") };
+    log.events.lock().unwrap()[0].event = Arc::new(event("redacted"));
+    log.events.lock().unwrap().push(Placed { position: Position(20), event: Arc::new(redaction) });
+    // What is read is compared with what is stored.
+    assert_eq!(log.read(&room, 0, u64::MAX).await, [20, 10]);
+}
+
+#[tokio::test]
 async fn who_hears_at_once_need_not_look_for_the_end_of_a_log() {
     for (at_once, reads) in [(true, 0), (false, 1)] {
         let mut log = Log::new(BYTES_MAX);
