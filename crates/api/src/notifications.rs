@@ -36,6 +36,10 @@ impl RuleNotifications {
 
 #[async_trait]
 impl Notifications for RuleNotifications {
+    async fn are_untouched(&self, user_id: &UserId) -> Result<bool, Fault> {
+        Ok(self.users.account_data(user_id, None, Rules::EVENT_TYPE).await?.is_none())
+    }
+
     async fn is_default(&self, user_id: &UserId, room_id: &RoomId) -> Result<bool, Fault> {
         // Nothing stored is the usual case.
         Ok(self.rules(user_id).await?.is_none_or(|rules| rules.is_default(user_id, room_id)))

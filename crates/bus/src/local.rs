@@ -85,6 +85,10 @@ impl LocalBus {
 }
 
 impl Bus for LocalBus {
+    fn is_heard_at_once(&self) -> bool {
+        true
+    }
+
     fn publish(&self, record: Record) {
         self.send(Delivery::Record(Arc::new(record)));
     }

@@ -97,6 +97,11 @@ pub trait Bus: Debug + Send + Sync + 'static {
     /// the subscribers, never an error for the speaker, who has already made it durable.
     fn publish(&self, record: Record);
 
+    /// Whether all who listen have heard what is said when [`Self::publish`] returns, and nobody else says anything.
+    fn is_heard_at_once(&self) -> bool {
+        false
+    }
+
     /// Says how far the speaker is.
     fn heartbeat(&self, heartbeat: Heartbeat);
 

@@ -123,7 +123,7 @@ impl History {
             bundle.thread = Some(ThreadBundle { latest, count: thread.count, participated });
         }
         for reference in &aggregate.references {
-            bundle.references.extend(visible(reference.position).await?.map(|placed| placed.event.event_id));
+            bundle.references.extend(visible(reference.position).await?.map(|placed| placed.event.event_id.clone()));
         }
         Ok(bundle)
     }

@@ -7,6 +7,7 @@
 
 mod bundle;
 mod filter;
+mod known;
 mod page;
 mod recent;
 mod relations;
@@ -32,13 +33,20 @@ pub use self::{
     viewpoint::Viewpoint,
 };
 
-/// An event and where it stands.
+/// An event and where it stands. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {
     /// Where.
     pub position: Position,
     /// What.
-    pub event: EventRecord,
+    pub event: Arc<EventRecord>,
+}
+
+impl Placed {
+    /// The event in a row of a timeline.
+    fn read(position: Position, row: &bytes::Bytes) -> Result<Self, Fault> {
+        Ok(Self { position, event: Arc::new(EventRecord::read(row)?) })
+    }
 }
 
 /// The reader. Cheap to clone.
@@ -75,8 +83,7 @@ impl History {
     /// # Errors
     /// If the store fails.
     pub async fn rows(&self, room_id: &RoomId, class: u64, range: RangeRead) -> Result<Vec<LogRow>, Fault> {
-        let quiet = |recent: &Arc<Recent>| recent.is_quiet(room_id, class, range.after, range.up_to);
-        if self.recent.as_ref().is_some_and(quiet) {
+        if self.is_quiet(room_id, class, range.after, range.up_to).await? {
             return Ok(Vec::new());
         }
         Ok(self.reader.read(&Self::log(room_id, class, ""), range).await?)
@@ -97,8 +104,7 @@ impl History {
 
     async fn stored_events(&self, room_id: &RoomId, range: RangeRead) -> Result<Vec<Placed>, Fault> {
         let rows = self.reader.read(&Self::log(room_id, class::TIMELINE, ""), range).await?;
-        let place = |row: LogRow| Ok(Placed { position: row.position, event: record::decode(&row.value)? });
-        rows.into_iter().map(place).collect()
+        rows.iter().map(|row| Placed::read(row.position, &row.value)).collect()
     }
 
     /// The event at a position.
@@ -110,10 +116,7 @@ impl History {
             return Ok(Some(found));
         }
         let found = self.reader.get(&Self::log(room_id, class::TIMELINE, ""), position).await?;
-        Ok(match found {
-            Some(value) => Some(Placed { position, event: record::decode(&value)? }),
-            None => None,
-        })
+        found.map(|value| Placed::read(position, &value)).transpose()
     }
 
     /// The last event at or before a position.

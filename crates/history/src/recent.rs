@@ -14,8 +14,12 @@
 //!   that reaches to the redaction shows what it took away.
 //! - When no owner's promise has moved for [`SILENCE_US_MAX`], the bus may be away, and nothing here is believed.
 //!
+//! - Other rows of a room are held beside its events ([`Facts`]) if they were read while nothing was heard of the room, and
+//!   change with what is heard: a record is said when everything that was written with it can be read.
+//!
 //! The bytes of all tails together have a bound; the tails that were asked for least go first.
 
+mod facts;
 mod tail;
 #[cfg(test)]
 mod tests;
@@ -36,7 +40,10 @@ use quick_cache::{Weighter, unsync};
 use ruma::{OwnedRoomId, RoomId};
 use rustc_hash::FxBuildHasher;
 
-use self::tail::Tail;
+#[cfg(doc)]
+use self::facts::Facts;
+pub(crate) use self::facts::{Aggregated, Fact, Few, Mentioned, ROWS_MAX, Visibility};
+use self::tail::{Tail, bare};
 use crate::Placed;
 
 /// How long the promises of the owners may stand still before tails are not believed any more, in microseconds.
@@ -59,6 +66,8 @@ const TAILS_MIN: u64 = 8;
 pub struct Recent {
     clock: Arc<dyn Clock>,
     tail_bytes_max: u64,
+    /// What anybody knows to be written was heard before.
+    hears_at_once: bool,
     state: Mutex<State>,
 }
 
@@ -81,6 +90,8 @@ struct State {
     closed: Position,
     /// When that last moved.
     moved_us: u64,
+    /// Versions of tails that were given out.
+    versions: u64,
 }
 
 impl std::fmt::Debug for State {
@@ -104,6 +115,18 @@ struct Seat<'a> {
     recent: &'a Recent,
     room_id: &'a RoomId,
     flight: Arc<Flight>,
+    /// Up to there the log can be read.
+    readable: Position,
+}
+
+/// What is known of some rows of a room.
+pub(crate) enum Lookup<T> {
+    /// These they are.
+    Known(Few<T>),
+    /// Nothing; what is read now may be kept under this version.
+    Unknown(u64),
+    /// Nothing, and what is read cannot be kept.
+    Nowhere,
 }
 
 impl Drop for Seat<'_> {
@@ -118,12 +141,14 @@ impl Drop for Seat<'_> {
 }
 
 impl Recent {
-    /// Holds no more than `bytes_max` of events; with 0, none.
-    pub fn new(bytes_max: u64, clock: Arc<dyn Clock>) -> Self {
+    /// Holds no more than `bytes_max` of events; with 0, none. `hears_at_once`: whatever was acknowledged to anybody was heard here
+    /// before, so that the end of a log need not be looked for.
+    pub fn new(bytes_max: u64, hears_at_once: bool, clock: Arc<dyn Clock>) -> Self {
         let guess = usize::try_from(bytes_max).unwrap_or(usize::MAX) / TAIL_BYTES_GUESS;
         let tails = Tails::with(guess.max(1), bytes_max, ByBytes, FxBuildHasher, unsync::DefaultLifecycle::default());
-        let state = State { tails, flights: HashMap::default(), closed: Position::ZERO, moved_us: 0 };
-        Self { clock, tail_bytes_max: bytes_max / TAILS_MIN, state: Mutex::new(state) }
+        let (flights, closed) = (HashMap::default(), Position::ZERO);
+        let state = State { tails, flights, closed, moved_us: 0, versions: 0 };
+        Self { clock, tail_bytes_max: bytes_max / TAILS_MIN, hears_at_once, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -140,8 +165,9 @@ impl Recent {
         if class == class::REWRITTEN {
             return state.forget(&room_id);
         }
+        let version = state.new_version();
         let Some(mut tail) = state.tails.peek_mut(&room_id) else { return };
-        let fits = tail.hear(position, class, payload);
+        let fits = tail.hear(position, class, payload, version);
         tail.trim(self.tail_bytes_max);
         drop(tail);
         match fits {
@@ -203,25 +229,38 @@ impl Recent {
         range: RangeRead,
         stored: impl Fn(RangeRead) -> F,
     ) -> Result<Vec<Placed>, Fault> {
-        if let Some(found) = self.find(room_id, range) {
+        if let Some((mut found, heard)) = self.find(room_id, range) {
             count(true);
-            return Ok(found);
+            if range.up_to < Position::MAX || self.hears_at_once {
+                return Ok(found);
+            }
+            // The log may go on after what was heard; with a redaction, what is here may be what it took away.
+            let mut end = stored(RangeRead { after: heard.max(range.after), ..range }).await?;
+            if end.len() < range.limit && end.iter().any(|placed| placed.event.is_redaction()) {
+                return stored(range).await;
+            }
+            end.append(&mut found);
+            end.truncate(range.limit);
+            return Ok(end);
         }
         let Some(seat) = self.board(room_id, range.up_to) else {
             count(false);
             return stored(range).await;
         };
         let _gate = seat.flight.gate.lock().await;
-        if let Some(found) = self.find(room_id, range) {
+        if let Some((found, _)) =
+            self.find(room_id, range).filter(|_| range.up_to < Position::MAX || self.hears_at_once)
+        {
             count(true);
             return Ok(found);
         }
         count(false);
         // Those who wait were last here at other times: what is enough for one of them is to be enough for all.
         let after = if range.limit <= WIDENED_ROWS_MAX { Position::ZERO } else { range.after };
-        let wide = RangeRead { after, up_to: Position::MAX, limit: range.limit + AHEAD_ROWS, ..range };
-        let mut found = stored(wide).await?;
-        self.keep(room_id, wide, range.up_to, &found, &seat.flight);
+        let ahead = if range.up_to < Position::MAX { AHEAD_ROWS } else { 0 };
+        let wide = RangeRead { after, up_to: Position::MAX, limit: range.limit + ahead, ..range };
+        let mut found: Vec<Placed> = stored(wide).await?.into_iter().map(bare).collect();
+        self.keep(room_id, wide, &found, &seat);
         let is_all = found.len() < wide.limit;
         found.retain(|placed| placed.position > range.after && placed.position <= range.up_to);
         if found.len() < range.limit && !is_all {
@@ -231,30 +270,74 @@ impl Recent {
         Ok(found)
     }
 
-    fn find(&self, room_id: &RoomId, range: RangeRead) -> Option<Vec<Placed>> {
+    /// The newest events in a range, and up to where all that there are were heard. Where the range has no end, what was not heard
+    /// is missing.
+    fn find(&self, room_id: &RoomId, range: RangeRead) -> Option<(Vec<Placed>, Position)> {
         let now_us = self.clock.steady_us();
         let state = self.state();
-        state.believed(room_id, range.up_to, now_us)?.newest(range)
+        let up_to = if range.up_to == Position::MAX { Position::ZERO } else { range.up_to };
+        let tail = state.believed(room_id, up_to, now_us)?;
+        Some((tail.newest(range)?, tail.high()))
+    }
+
+    /// Rows above `from` that are true of a room up to `up_to`.
+    pub(crate) fn fact<T: Fact>(&self, room_id: &RoomId, from: Position, up_to: Position) -> Lookup<T> {
+        let now_us = self.clock.steady_us();
+        let state = self.state();
+        let Some(tail) = state.believed(room_id, up_to, now_us) else { return Lookup::Nowhere };
+        match T::of(tail.facts()).as_ref().filter(|few| few.from <= from) {
+            Some(few) => Lookup::Known(few.clone()),
+            None => Lookup::Unknown(tail.version()),
+        }
+    }
+
+    /// The version of a room's tail, if it is true up to `up_to`.
+    pub(crate) fn version(&self, room_id: &RoomId, up_to: Position) -> Option<u64> {
+        let now_us = self.clock.steady_us();
+        self.state().believed(room_id, up_to, now_us).map(Tail::version)
+    }
+
+    /// Keeps rows that were read since the tail had `version`, if nothing was heard since.
+    pub(crate) fn learn<T: Fact>(&self, room_id: &RoomId, version: u64, few: Few<T>) {
+        let mut state = self.state();
+        let Some(mut tail) = state.tails.peek_mut(room_id) else { return };
+        tail.learn(version, few, self.tail_bytes_max / 2);
+        drop(tail);
+        state.grown();
+    }
+
+    /// Whether it would be of use to know where the last record of a class stands.
+    pub(crate) fn asks_for_last(&self, room_id: &RoomId, class: u64) -> bool {
+        matches!(class, class::RECEIPT | class::DEVICE_LIST)
+            && self.state().tails.peek(room_id).is_some_and(|tail| !tail.knows_last(class))
+    }
+
+    /// Keeps where the last record of a class stands, in the same way.
+    pub(crate) fn learn_last(&self, room_id: &RoomId, version: u64, class: u64, last: Position) {
+        if let Some(mut tail) = self.state().tails.peek_mut(room_id) {
+            tail.learn_last(version, class, last);
+        }
     }
 
     /// A place on the flight to a room; `None` if what it finds could not be kept.
     fn board<'a>(&'a self, room_id: &'a RoomId, up_to: Position) -> Option<Seat<'a>> {
         let now_us = self.clock.steady_us();
         let mut state = self.state();
-        if self.tail_bytes_max == 0 || !state.hears(now_us) || up_to == Position::MAX {
+        if self.tail_bytes_max == 0 || !state.hears(now_us) {
             return None;
         }
         // What is older than a tail is not what is asked for again and again.
         if state.tails.peek(room_id).is_some_and(|tail| up_to < tail.low()) {
             return None;
         }
+        let readable = if up_to == Position::MAX { state.closed } else { up_to };
         let flight = Arc::clone(state.flights.entry(room_id.to_owned()).or_default());
-        Some(Seat { recent: self, room_id, flight })
+        Some(Seat { recent: self, room_id, flight, readable })
     }
 
-    /// Keeps what a flight found, if nothing that was heard meanwhile is missing in it. `readable`: up to there the log could be
-    /// read before.
-    fn keep(&self, room_id: &RoomId, range: RangeRead, readable: Position, found: &[Placed], flight: &Flight) {
+    /// Keeps what a flight found, if nothing that was heard meanwhile is missing in it.
+    fn keep(&self, room_id: &RoomId, range: RangeRead, found: &[Placed], seat: &Seat<'_>) {
+        let flight = &seat.flight;
         let mut state = self.state();
         if flight.stale.load(Ordering::Acquire) {
             return;
@@ -263,7 +346,8 @@ impl Recent {
             tail.reach_back(range, found);
             tail.trim(self.tail_bytes_max);
         } else {
-            let mut tail = Tail::new(range, readable, found);
+            let version = state.new_version();
+            let mut tail = Tail::new(range, seat.readable, found, version);
             if flight.overtaken.load(Ordering::Acquire) > tail.high().0 {
                 return;
             }
@@ -283,6 +367,11 @@ impl Flight {
 }
 
 impl State {
+    fn new_version(&mut self) -> u64 {
+        self.versions += 1;
+        self.versions
+    }
+
     fn hears(&self, now_us: u64) -> bool {
         now_us.saturating_sub(self.moved_us) <= SILENCE_US_MAX && self.closed > Position::ZERO
     }

@@ -1,6 +1,9 @@
 //! The state of a room, now and at a position.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cofactor_store::{Direction, Key, RangeRead, Scan, key, record, tables};
 use cofactor_types::{Fault, Position};
@@ -177,5 +180,5 @@ fn wants(members: &Members, event_type: &str, state_key: &str) -> bool {
 
 fn place(value: &[u8]) -> Result<StateEvent, Fault> {
     let row: CurrentState = record::decode(value)?;
-    Ok(Placed { position: row.position, event: row.event })
+    Ok(Placed { position: row.position, event: Arc::new(row.event) })
 }

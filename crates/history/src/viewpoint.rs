@@ -6,7 +6,10 @@ use cofactor_types::{Fault, Position};
 use cofactor_wire::room::{EventRecord, KeyHistory, class, state_sub};
 use ruma::{OwnedUserId, RoomId, UserId};
 
-use crate::History;
+use crate::{
+    History,
+    recent::{Few, Visibility},
+};
 
 /// Changes of one key that are looked at; a user that came and went more often is judged by the latest.
 const CHANGES_MAX: usize = 1_000;
@@ -26,7 +29,7 @@ impl History {
     /// # Errors
     /// If the store fails.
     pub async fn viewpoint(&self, room_id: &RoomId, user_id: &UserId) -> Result<Viewpoint, Fault> {
-        let visibilities = self.visibilities(room_id).await?;
+        let visibilities = self.visibilities(room_id, Position::MAX).await?;
         Ok(Viewpoint {
             user_id: user_id.to_owned(),
             memberships: self.memberships(room_id, user_id).await?,
@@ -34,7 +37,7 @@ impl History {
         })
     }
 
-    /// How `user_id`, who has been in the room since `joined`, sees what was before that.
+    /// How `user_id`, who has been in the room since `joined`, sees what was before that. Of interest are events up to `up_to`.
     ///
     /// # Errors
     /// If the store fails.
@@ -43,8 +46,9 @@ impl History {
         room_id: &RoomId,
         user_id: &UserId,
         joined: Position,
+        up_to: Position,
     ) -> Result<Viewpoint, Fault> {
-        let visibilities = self.visibilities(room_id).await?;
+        let visibilities = self.visibilities(room_id, up_to).await?;
         let for_later = |visibility| matches!(visibility, HistoryVisibility::Shared | HistoryVisibility::WorldReadable);
         // Where whoever joins later sees everything, earlier stays do not matter.
         let memberships = match visibilities.iter().all(|(_, visibility)| for_later(*visibility)) {
@@ -59,9 +63,26 @@ impl History {
         Ok(history.into_iter().map(|(at, value)| (at, Membership::from_content(value.as_deref()))).collect())
     }
 
-    async fn visibilities(&self, room_id: &RoomId) -> Result<Vec<(Position, HistoryVisibility)>, Fault> {
-        let history = self.key_history(room_id, "m.room.history_visibility", "").await?;
-        Ok(history.into_iter().map(|(at, value)| (at, HistoryVisibility::from_content(value.as_deref()))).collect())
+    /// The history visibilities that the room had up to `up_to` at least.
+    async fn visibilities(
+        &self,
+        room_id: &RoomId,
+        up_to: Position,
+    ) -> Result<Vec<(Position, HistoryVisibility)>, Fault> {
+        let read = async || {
+            let history = self.key_history(room_id, "m.room.history_visibility", "").await?;
+            let visibility = |(position, value): (Position, Option<String>)| Visibility {
+                position,
+                visibility: HistoryVisibility::from_content(value.as_deref()),
+            };
+            Ok::<Vec<_>, Fault>(history.into_iter().map(visibility).collect())
+        };
+        let few = async { Ok(Few::new(read().await?, 0)) };
+        let pair = |one: &Visibility| (one.position, one.visibility);
+        match self.few(room_id, Position::ZERO, up_to, few).await? {
+            Some(few) => Ok(few.iter().map(pair).collect()),
+            None => Ok(read().await?.iter().map(pair).collect()),
+        }
     }
 
     /// The first event in `(after, up_to]` that ended a user's stay in a room.

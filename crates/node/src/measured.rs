@@ -88,6 +88,10 @@ impl Store for MeasuredStore {
         self.store.spans_partitions()
     }
 
+    fn buckets_begun(&self) -> Option<u64> {
+        self.store.buckets_begun()
+    }
+
     async fn close(&self) -> StoreResult<()> {
         self.store.close().await
     }

@@ -176,7 +176,12 @@ impl Core {
         let history = History::new(reader);
         let service = keeper.roles.contains(&Role::Sync).then(|| {
             let notifications = RuleNotifications::new(users.clone(), history.clone());
-            let options = SyncOptions { shard_count: identity.shard_count, planted: parts.planted, ..sync };
+            let options = SyncOptions {
+                shard_count: identity.shard_count,
+                hears_at_once: backends.bus.is_heard_at_once(),
+                planted: parts.planted,
+                ..sync
+            };
             SyncService::new(history.clone(), Arc::new(users.clone()), notifications, clock, options, shutdown)
         });
         let sync = Syncs::new(env.clone(), service.clone());

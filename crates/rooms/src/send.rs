@@ -11,8 +11,8 @@ use cofactor_room::{
 use cofactor_store::{Key, key, record, tables};
 use cofactor_types::{ErrorClass, Fault, Position};
 use cofactor_wire::room::{
-    CurrentState, EventRecord, InThread, KeyHistory, Mention, NewEvent, OWN_EVENT, ReceiptRecord, RoomCommand,
-    RoomReply, StateChange, StateDelta, Transaction, class, state_sub,
+    CurrentState, EventRecord, InThread, KeyHistory, Mention, NewEvent, RoomCommand, RoomReply, StateChange,
+    StateDelta, Transaction, class, state_sub,
 };
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, UInt, UserId,
@@ -240,27 +240,8 @@ impl Room {
                 cx.put(&tables::MENTIONS, key![cx.id()], clustering, record::encode(&mention)?);
             }
         }
-        if !class.notify {
-            return Ok(());
-        }
-        // Who sends has read what was before: everything, or the thread alone where threads are told apart.
-        let (scope, scoped) = match &event.thread {
-            Some(thread) => (thread.root.as_str(), thread.totals),
-            None => ("main", event.main),
-        };
-        for (thread_id, scoped) in [("", event.main), (scope, scoped)] {
-            let own = ReceiptRecord {
-                user_id: event.sender.clone(),
-                receipt_type: OWN_EVENT.to_owned(),
-                thread_id: thread_id.to_owned(),
-                event_id: event.event_id.clone(),
-                event_position: position,
-                totals: event.totals,
-                scoped,
-                ts: event.ts,
-                position,
-            };
-            let clustering = key![event.sender.as_str(), OWN_EVENT, thread_id];
+        for own in event.own_receipts(position).into_iter().flatten() {
+            let clustering = key![own.user_id.as_str(), own.receipt_type.as_str(), own.thread_id.as_str()];
             cx.put(&tables::RECEIPTS, key![cx.id()], clustering, record::encode(&own)?);
         }
         Ok(())

@@ -2,13 +2,17 @@
 
 use std::{
     collections::HashMap,
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
     thread::JoinHandle,
     time::Instant,
 };
 
 use bytes::Bytes;
-use cofactor_store::{Append, CasOutcome, Fence, Mutation, StoreError, StoreResult, record};
+use cofactor_store::{Append, CasOutcome, Fence, Mutation, StoreError, StoreResult, record, tables};
 use fjall::{Database, Keyspace, OwnedWriteBatch as WriteBatch, PersistMode};
 use tokio::sync::oneshot;
 
@@ -30,6 +34,8 @@ pub(crate) struct Spaces {
     pub(crate) logs: Keyspace,
     pub(crate) plain: Keyspace,
     pub(crate) conditional: Keyspace,
+    /// Rows of the list of buckets that can be read.
+    pub(crate) buckets: Arc<AtomicU64>,
 }
 
 type Reply<T> = oneshot::Sender<StoreResult<T>>;
@@ -100,13 +106,20 @@ struct Group {
     /// Conditional rows as they will stand with this batch.
     rows: HashMap<Vec<u8>, Option<Bytes>>,
     writes: bool,
+    /// Rows of the list of buckets.
+    buckets: u64,
 }
 
 impl Work {
     fn run(mut self, requests: &Receiver<Request>) {
         while let Ok(first) = requests.recv() {
-            let mut group =
-                Group { batch: self.spaces.database.batch(), answers: Vec::new(), rows: HashMap::new(), writes: false };
+            let mut group = Group {
+                batch: self.spaces.database.batch(),
+                answers: Vec::new(),
+                rows: HashMap::new(),
+                writes: false,
+                buckets: 0,
+            };
             self.take(first, &mut group);
             let mut size = 1;
             while size < BATCH_MAX
@@ -117,6 +130,7 @@ impl Work {
             }
             if group.writes {
                 commit(group.batch, size);
+                self.spaces.buckets.fetch_add(group.buckets, Ordering::Release);
             }
             group.answers.into_iter().for_each(|answer| answer());
             if self.fences.len() > FENCES_MAX {
@@ -176,6 +190,7 @@ impl Work {
 
     fn mutate(&self, mutations: Vec<Mutation>, group: &mut Group) {
         group.writes |= !mutations.is_empty();
+        group.buckets += buckets_in(&mutations);
         stage(&self.spaces, mutations, &mut group.batch);
     }
 
@@ -233,6 +248,11 @@ impl Group {
         // An error says that the caller no longer waits.
         self.answers.push(Box::new(move || drop(reply.send(outcome))));
     }
+}
+
+/// How many of these are rows of the list of buckets.
+pub(crate) fn buckets_in(mutations: &[Mutation]) -> u64 {
+    mutations.iter().filter(|one| one.table.id == tables::LOG_BUCKETS.id).count() as u64
 }
 
 /// Puts plain writes into a batch.

@@ -26,12 +26,14 @@ pub(crate) fn fence(table: &Table, partition: &Key) -> Vec<u8> {
     out
 }
 
-/// The clustering key in the bytes of a row's key, of which the first `skip` are the partition's.
-pub(crate) fn clustering(columns: &[Column], bytes: &[u8], skip: usize) -> StoreResult<Key> {
+/// The clustering key in the bytes of a row's key, of which the first `skip` are the partition's and those of `prefix`, its
+/// first columns.
+pub(crate) fn clustering(columns: &[Column], prefix: &Key, bytes: &[u8], skip: usize) -> StoreResult<Key> {
     let damaged = || StoreError::Corrupt("a key does not have the form of its table".into());
     let mut rest = bytes.get(skip..).ok_or_else(damaged)?;
     let mut parts = Vec::with_capacity(columns.len());
-    for column in columns {
+    parts.extend_from_slice(prefix.parts());
+    for column in columns.iter().skip(prefix.parts().len()) {
         let part = match column.kind {
             ColumnKind::U64 => {
                 let (number, tail) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
@@ -128,9 +130,12 @@ mod tests {
         let partition = key!["!room:example.org", 0_u64];
         let encoded: Vec<_> = all.iter().map(|one| row(&tables::ROOM_LOG, &partition, one)).collect();
         assert!(encoded.is_sorted());
-        let skip = row(&tables::ROOM_LOG, &partition, &Key::EMPTY).len();
         for (one, bytes) in all.iter().zip(&encoded) {
-            assert_eq!(&clustering(tables::ROOM_LOG.clustering, bytes, skip).unwrap(), one);
+            for columns in 0..=one.parts().len() {
+                let prefix = Key::from(one.parts()[..columns].to_vec());
+                let skip = row(&tables::ROOM_LOG, &partition, &prefix).len();
+                assert_eq!(&clustering(tables::ROOM_LOG.clustering, &prefix, bytes, skip).unwrap(), one);
+            }
         }
     }
 

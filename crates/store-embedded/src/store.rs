@@ -4,7 +4,7 @@ use std::{
     fmt,
     ops::Bound,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    committer::{Committer, Request, Spaces, get, read_error, stage},
+    committer::{Committer, Request, Spaces, buckets_in, get, read_error, stage},
     folder::{Folder, OpenError},
     keys,
 };
@@ -79,6 +79,7 @@ impl EmbeddedStore {
             logs: space("logs")?,
             plain: space("plain")?,
             conditional: space("conditional")?,
+            buckets: Arc::default(),
             database: database.clone(),
         };
         let committer =
@@ -103,8 +104,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn scan(&self, scan: Scan) -> StoreResult<Vec<Row>> {
-        let skip = keys::row(scan.table, &scan.partition, &Key::EMPTY).len();
         let prefix = keys::row(scan.table, &scan.partition, &scan.prefix);
+        let skip = prefix.len();
         let upper = match (&scan.up_to, keys::after_prefix(&prefix)) {
             (Some(up_to), end) => {
                 let up_to = keys::row(scan.table, &scan.partition, up_to);
@@ -126,7 +127,7 @@ impl Store for EmbeddedStore {
         let rows = self.space(scan.table).range((lower, upper));
         let decode = |guard: fjall::Guard| {
             let (key, value) = guard.into_inner().map_err(|error| read_error(&error))?;
-            let clustering = keys::clustering(scan.table.clustering, &key, skip)?;
+            let clustering = keys::clustering(scan.table.clustering, &scan.prefix, &key, skip)?;
             Ok(Row { clustering, value: Bytes::copy_from_slice(&value) })
         };
         match scan.direction {
@@ -144,9 +145,12 @@ impl Store for EmbeddedStore {
             Durability::Synced => self.inner.committer.ask(|reply| Request::Write(batch, reply)).await,
             Durability::Deferred => {
                 // The journal keeps the order of writes, so the next sync makes this durable too.
+                let buckets = buckets_in(&batch);
                 let mut staged = self.inner.spaces.database.batch();
                 stage(&self.inner.spaces, batch, &mut staged);
-                staged.commit().map_err(|error| cofactor_store::StoreError::Unknown(error.to_string()))
+                let outcome = staged.commit();
+                self.inner.spaces.buckets.fetch_add(buckets, Ordering::Release);
+                outcome.map_err(|error| cofactor_store::StoreError::Unknown(error.to_string()))
             }
         }
     }
@@ -188,6 +192,10 @@ impl Store for EmbeddedStore {
 
     fn spans_partitions(&self) -> bool {
         true
+    }
+
+    fn buckets_begun(&self) -> Option<u64> {
+        Some(self.inner.spaces.buckets.load(Ordering::Acquire))
     }
 
     async fn close(&self) -> StoreResult<()> {

@@ -288,16 +288,10 @@ async fn logs_are_read_across_buckets(store: Arc<dyn Store>) {
             expected = Some(fence(1, last));
         }
         if bucket > 0 {
-            let start = Mutation {
-                table: &tables::LOG_BUCKETS,
-                partition: key!["room", "!a"],
-                clustering: key![bucket],
-                value: Some(record::encode(range.start()).expect("a record")),
-            };
-            store.write(vec![start], Durability::Synced).await.expect("a write");
+            announce(&*store, bucket, *range.start()).await;
         }
     }
-    let reader = LogReader::new(store);
+    let reader = LogReader::new(Arc::clone(&store));
     let log = LogKey { entity, class: 1, sub: "".into() };
     let read = async |after: u64, up_to: u64, direction, limit| -> Vec<u64> {
         let range = RangeRead { after: Position(after), up_to: Position(up_to), direction, limit };
@@ -311,6 +305,23 @@ async fn logs_are_read_across_buckets(store: Arc<dyn Store>) {
         assert!(reader.get(&log, Position(position)).await.expect("a read").is_some());
     }
     assert_eq!(reader.get(&log, Position(11)).await, Ok(None));
+    // A bucket that begins after a reader has looked is found all the same.
+    let before = store.buckets_begun();
+    announce(&*store, 3, 11).await;
+    assert!(before.is_none() || store.buckets_begun() > before, "a bucket that is begun counts");
+    store.append(append("!a", 3, None, fence(1, 11))).await.expect("an append");
+    assert_eq!(read(8, u64::MAX, Direction::Backward, 99).await, [11, 10, 9]);
+    assert!(reader.get(&log, Position(11)).await.expect("a read").is_some());
+}
+
+async fn announce(store: &dyn Store, bucket: u64, start: u64) {
+    let start = Mutation {
+        table: &tables::LOG_BUCKETS,
+        partition: key!["room", "!a"],
+        clustering: key![bucket],
+        value: Some(record::encode(&start).expect("a record")),
+    };
+    store.write(vec![start], Durability::Synced).await.expect("a write");
 }
 
 #[cfg(test)]

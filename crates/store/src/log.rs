@@ -73,15 +73,24 @@ pub struct RangeRead {
 #[derive(Clone, Debug)]
 pub struct LogReader {
     store: Arc<dyn Store>,
-    /// First positions of the buckets 1, 2, … of logs that have more than one. A bucket's start never changes, but there may be newer
-    /// buckets than remembered: a read that reaches the newest remembered one asks again.
-    starts: Arc<Mutex<HashMap<EntityId, Arc<[Position]>>>>,
+    /// A bucket's start never changes, but there may be newer buckets than remembered: a read that reaches the newest remembered
+    /// one asks again, unless the store knows that no log has begun one.
+    known: Arc<Mutex<HashMap<EntityId, Known>>>,
+}
+
+/// The buckets of a log.
+#[derive(Clone, Debug)]
+struct Known {
+    /// First positions of the buckets 1, 2, …
+    starts: Arc<[Position]>,
+    /// [`Store::buckets_begun`] before they were read.
+    begun: Option<u64>,
 }
 
 impl LogReader {
     /// A reader of the logs in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, starts: Arc::default() }
+        Self { store, known: Arc::default() }
     }
 
     /// The store below.
@@ -98,8 +107,8 @@ impl LogReader {
             return Ok(Vec::new());
         }
         loop {
-            let starts = self.starts(&log.entity).await?;
-            if bucket_of(&starts, range.up_to) < starts.len() as u64 {
+            let Known { starts, begun } = self.known(&log.entity).await?;
+            if bucket_of(&starts, range.up_to) < starts.len() as u64 || begun.is_some() {
                 return self.read_buckets(log, range, &starts).await;
             }
             // A bucket is announced before anything stands in it: if there is no newer one now, all there was when this read
@@ -151,13 +160,13 @@ impl LogReader {
     /// Those of [`Store::get`].
     pub async fn get(&self, log: &LogKey, position: Position) -> StoreResult<Option<Bytes>> {
         loop {
-            let starts = self.starts(&log.entity).await?;
+            let Known { starts, begun } = self.known(&log.entity).await?;
             let bucket = bucket_of(&starts, position);
             let partition = LogKey::partition(&log.entity, bucket);
             let clustering = LogKey::clustering(log.class, &log.sub, position);
             let found = self.store.get(LogKey::table(log.entity.kind()), &partition, &clustering).await?;
             let is_newest = bucket == starts.len() as u64;
-            if found.is_some() || !is_newest || !self.has_newer(&log.entity, &starts).await? {
+            if found.is_some() || !is_newest || begun.is_some() || !self.has_newer(&log.entity, &starts).await? {
                 return Ok(found);
             }
             self.forget(&log.entity);
@@ -182,21 +191,25 @@ impl LogReader {
     }
 
     fn forget(&self, entity: &EntityId) {
-        self.starts.lock().unwrap_or_else(PoisonError::into_inner).remove(entity);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(entity);
     }
 
-    /// The first positions of the later buckets, as far as they are known.
-    async fn starts(&self, entity: &EntityId) -> StoreResult<Arc<[Position]>> {
-        if let Some(known) = self.starts.lock().unwrap_or_else(PoisonError::into_inner).get(entity) {
-            return Ok(Arc::clone(known));
+    /// The buckets, as far as they are known; where the store counts them, as they are.
+    async fn known(&self, entity: &EntityId) -> StoreResult<Known> {
+        // Before the rows are read: what begins meanwhile counts as not read.
+        let begun = self.store.buckets_begun();
+        if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(entity)
+            && known.begun == begun
+        {
+            return Ok(known.clone());
         }
-        let starts: Arc<[Position]> = self.stored_starts(entity).await?.into();
-        let mut lists = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = Known { starts: self.stored_starts(entity).await?.into(), begun };
+        let mut lists = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if lists.len() >= BUCKET_LISTS_MAX {
             lists.clear();
         }
-        lists.insert(entity.clone(), Arc::clone(&starts));
-        Ok(starts)
+        lists.insert(entity.clone(), known.clone());
+        Ok(known)
     }
 }
 

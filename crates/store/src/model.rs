@@ -19,7 +19,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     Append, CasOutcome, Direction, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Swap,
-    Table, TableKind,
+    Table, TableKind, tables,
 };
 
 /// How often calls go wrong, in parts of a thousand, and how long they take.
@@ -57,6 +57,7 @@ struct State {
     faults: Faults,
     rng: StdRng,
     appends: u64,
+    buckets_begun: u64,
     /// By the id of the table.
     reads: BTreeMap<u8, u64>,
 }
@@ -90,6 +91,7 @@ impl ModelStore {
             faults: Faults::default(),
             rng: StdRng::seed_from_u64(seed),
             appends: 0,
+            buckets_begun: 0,
             reads: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), spans_partitions }
@@ -187,6 +189,7 @@ fn chance(rng: &mut StdRng, permille: u16) -> bool {
 
 impl State {
     fn put(&mut self, table: &'static Table, partition: Key, clustering: Key, value: Option<Bytes>) {
+        self.buckets_begun += u64::from(table.id == tables::LOG_BUCKETS.id);
         let rows = &mut self.data.entry((table.id, partition)).or_default().rows;
         match value {
             Some(value) => {
@@ -390,6 +393,10 @@ impl Store for ModelStore {
 
     fn spans_partitions(&self) -> bool {
         self.spans_partitions
+    }
+
+    fn buckets_begun(&self) -> Option<u64> {
+        self.spans_partitions.then(|| self.lock().buckets_begun)
     }
 
     async fn close(&self) -> StoreResult<()> {

@@ -247,6 +247,13 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Whether [`Append::also`] may carry writes of other partitions, applied atomically with the rows.
     fn spans_partitions(&self) -> bool;
 
+    /// How many rows of [`crate::tables::LOG_BUCKETS`] were written through this store: a count that has not moved says that
+    /// no log has begun a bucket meanwhile. It moves when the row can be read and before its writer is answered. `None`: others
+    /// write, of whom this process does not know.
+    fn buckets_begun(&self) -> Option<u64> {
+        None
+    }
+
     /// Makes every deferred write durable and stops the backend's own tasks.
     async fn close(&self) -> StoreResult<()>;
 }

@@ -7,6 +7,7 @@ use cofactor_history::EventFields;
 use cofactor_types::{EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::user::RoomEntry;
 use ruma::{OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
+use tokio::sync::OnceCell;
 
 use crate::{
     SyncRequest,
@@ -19,7 +20,11 @@ use crate::{
         left::{self, Turns},
         to_device,
     },
+    unread::Notifications,
 };
+
+/// What an answer says beside its rooms, most often, in bytes.
+const REST_BYTES: usize = 1 << 10;
 
 /// An answer, and whether it says anything.
 #[derive(Debug)]
@@ -48,9 +53,16 @@ pub(crate) struct Look<'a> {
     pub(crate) room_data: Option<RoomData>,
     /// Where memberships turned since the token, where a room was left.
     pub(crate) turns: Turns,
+    /// Whether running totals say what the user's push rules say.
+    plain: OnceCell<bool>,
 }
 
 impl Look<'_> {
+    /// Whether running totals say what the user's push rules say of every room. Asked once.
+    pub(crate) async fn counts_plainly(&self, notifications: &dyn Notifications) -> Result<bool, Fault> {
+        self.plain.get_or_try_init(|| notifications.are_untouched(&self.slot.user_id)).await.copied()
+    }
+
     /// Whether a record of the user's own log belongs into this answer.
     pub(crate) fn is_due(&self, position: Position) -> bool {
         self.user_after.is_none_or(|after| position > after) && position <= self.user_up_to
@@ -86,9 +98,10 @@ impl Inner {
         let user_after = since.map(|since| since.lower_bound(&user));
         let user_up_to = slot.view().feed.user_seen().max(closed);
         let fields = EventFields::of(request.filter.event_fields.as_deref());
-        let (ignored, with_data, turns) = Default::default();
+        let (ignored, with_data, turns, plain) = Default::default();
         let room_data = None;
-        let mut look = Look { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data, turns };
+        let mut look =
+            Look { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data, turns, plain };
         let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
         if since.is_some() && own {
             look.with_data = account_data::changed_rooms(self, &look).await?;
@@ -105,14 +118,7 @@ impl Inner {
         token.raise(closed);
         let mut user_delivered = user_up_to;
         for mut room in rooms {
-            let is_joined = room.entry.membership == MembershipState::Join;
-            let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
-            // In an initial sync the timeline of a room begins with its last event; elsewhere it is asked for.
-            room.to_the_end = is_joined && is_unheard && since.is_none();
-            if is_joined && is_unheard && since.is_some() {
-                let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
-                room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
-            }
+            self.find_end(slot, &mut room, since.is_none()).await?;
             // One place is the user's own.
             if token.exceptions_len() >= TOKEN_EXCEPTIONS_MAX - 1 && (room.up_to > closed || room.to_the_end) {
                 if since.is_some() && room.is_new && room.entry.room_position > closed {
@@ -142,6 +148,21 @@ impl Inner {
         token.deliver(&user, user_delivered);
         body.text("next_batch", &token.to_string());
         Ok(Answer { body: body.end_object().into(), token, has_news })
+    }
+
+    /// How far a joined room goes of which nothing was heard yet: in an initial sync its timeline begins with its last event,
+    /// elsewhere that is asked for.
+    async fn find_end(&self, slot: &Slot, room: &mut RoomLook, is_initial: bool) -> Result<(), Fault> {
+        let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
+        if room.entry.membership != MembershipState::Join || !is_unheard {
+            return Ok(());
+        }
+        room.to_the_end = is_initial;
+        if !is_initial {
+            let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
+            room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
+        }
+        Ok(())
     }
 
     /// Reads what all these rooms need, once.
@@ -242,15 +263,20 @@ impl Sections {
     }
 
     fn write(self, body: &mut Json) -> bool {
-        let mut rooms = Json::object();
-        for (name, section) in
-            [("join", self.join), ("invite", self.invite), ("knock", self.knock), ("leave", self.leave)]
-        {
-            rooms.member_unless_empty(name, section, b'}');
+        let sections = [("join", self.join), ("invite", self.invite), ("knock", self.knock), ("leave", self.leave)];
+        if sections.iter().all(|(_, section)| section.is_empty()) {
+            return false;
         }
-        let has_news = !rooms.is_empty();
-        body.member_unless_empty("rooms", rooms, b'}');
-        has_news
+        // All of an answer is copied here: into one piece of memory.
+        body.reserve(sections.iter().map(|(_, section)| section.len()).sum::<usize>() + REST_BYTES);
+        body.open("rooms");
+        for (name, section) in sections.iter().filter(|(_, section)| !section.is_empty()) {
+            body.open(name);
+            body.members_of(section);
+            body.close();
+        }
+        body.close();
+        true
     }
 }
 

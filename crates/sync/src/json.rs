@@ -13,6 +13,13 @@ impl Json {
         Self { out: b"{".to_vec(), first: true }
     }
 
+    /// An empty object, with room for about this many bytes.
+    pub(crate) fn object_of(bytes: usize) -> Self {
+        let mut out = Vec::with_capacity(bytes);
+        out.push(b'{');
+        Self { out, first: true }
+    }
+
     /// An empty array.
     pub(crate) fn array() -> Self {
         Self { out: b"[".to_vec(), first: true }
@@ -62,18 +69,42 @@ impl Json {
         string(&mut self.out, value);
     }
 
+    /// Makes room for about this many bytes more.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.out.reserve(bytes);
+    }
+
+    /// The bytes written so far.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Begins an object that is a member; what follows goes into it until [`Self::close`].
+    pub(crate) fn open(&mut self, name: &str) {
+        self.separate();
+        string(&mut self.out, name);
+        self.out.extend_from_slice(b":{");
+        self.first = true;
+    }
+
+    /// Ends the object that was begun last.
+    pub(crate) fn close(&mut self) {
+        self.out.push(b'}');
+        self.first = false;
+    }
+
+    /// The members of `other`, an object.
+    pub(crate) fn members_of(&mut self, other: &Self) {
+        if let Some(members) = other.out.get(1..).filter(|members| !members.is_empty()) {
+            self.separate();
+            self.out.extend_from_slice(members);
+        }
+    }
+
     /// An element that `write` appends.
     pub(crate) fn element_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.separate();
         write(&mut self.out);
-    }
-
-    /// A member that is an object, unless it is empty.
-    pub(crate) fn member_unless_empty(&mut self, name: &str, value: Json, close: u8) {
-        if !value.is_empty() {
-            let value = value.finish(close);
-            self.member(name, &value);
-        }
     }
 
     /// `{"events": [...]}` under `name`, unless there are none.

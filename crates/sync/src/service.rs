@@ -55,6 +55,8 @@ pub struct SyncOptions {
     pub slots_max: usize,
     /// Recent events of rooms in memory, in bytes.
     pub event_cache_bytes: u64,
+    /// The bus is that of this process: what was acknowledged to anybody was heard here before.
+    pub hears_at_once: bool,
     /// Shards of the cluster. Until each has been heard of, nothing can be said to be complete.
     pub shard_count: u32,
     /// For tests only.
@@ -66,6 +68,7 @@ impl Default for SyncOptions {
         Self {
             slots_max: 100_000,
             event_cache_bytes: EVENT_CACHE_BYTES,
+            hears_at_once: false,
             shard_count: SHARDS_DEFAULT,
             planted: Planted::Nothing,
         }
@@ -157,7 +160,7 @@ impl SyncService {
         options: SyncOptions,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
-        let recent = Arc::new(Recent::new(options.event_cache_bytes, Arc::clone(&clock)));
+        let recent = Arc::new(Recent::new(options.event_cache_bytes, options.hears_at_once, Arc::clone(&clock)));
         let inner = Inner {
             history: history.with_recent(Arc::clone(&recent)),
             recent,

@@ -1,6 +1,6 @@
 //! Unread counts from running totals. <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
 
-use std::{collections::BTreeMap, ops::AddAssign};
+use std::{collections::BTreeMap, ops::AddAssign, sync::Arc};
 
 use async_trait::async_trait;
 use cofactor_history::{History, Placed};
@@ -41,6 +41,12 @@ pub struct Counts {
 /// How a user with push rules of its own counts.
 #[async_trait]
 pub trait Notifications: Send + Sync + std::fmt::Debug {
+    /// Whether the user never changed its push rules, so that running totals say what they say of every room.
+    ///
+    /// # Errors
+    /// If the rules cannot be read.
+    async fn are_untouched(&self, user_id: &UserId) -> Result<bool, Fault>;
+
     /// Whether running totals say what this user's rules say of the room.
     ///
     /// # Errors
@@ -129,10 +135,11 @@ struct Count<'a> {
 }
 
 /// Counts what the user has not read in a room, up to `up_to`. A client that tells threads apart has read with its own
-/// events no more than the thread they are in; for others everything before them.
+/// events no more than the thread they are in; for others everything before them. `notifications`: of a user whose push rules
+/// may be its own.
 pub(crate) async fn count(
     history: &History,
-    notifications: &dyn Notifications,
+    notifications: Option<&dyn Notifications>,
     slot: &Slot,
     entry: &RoomEntry,
     up_to: Position,
@@ -140,12 +147,14 @@ pub(crate) async fn count(
     known: Known<'_>,
 ) -> Result<Unread, Fault> {
     let (room_id, user_id) = (&entry.room_id, &*slot.user_id);
-    let marks = marks(history, slot, entry, by_thread, known).await?;
+    let marks = marks(history, slot, entry, up_to, by_thread, known).await?;
     if marks.all.position >= up_to {
         return Ok(Unread::default());
     }
     let count = Count { history, user_id, room_id, up_to, marks };
-    if !notifications.is_default(user_id, room_id).await? {
+    if let Some(notifications) = notifications
+        && !notifications.is_default(user_id, room_id).await?
+    {
         return count.judged(notifications).await;
     }
     let head = match known.head {
@@ -213,12 +222,8 @@ impl Count<'_> {
     }
 
     async fn mentions(&self) -> Result<Vec<(Position, Mention)>, Fault> {
-        let user_id = self.user_id.as_str();
-        let scan = Scan::new(&tables::MENTIONS, key![self.room_id.as_str()], key![user_id], MENTIONS_MAX)
-            .after(key![user_id, self.marks.all.position])
-            .up_to(key![user_id, self.up_to]);
-        let rows = self.history.reader().store().scan(scan).await?;
-        rows.iter().map(|row| Ok((Position(row.clustering.number(1)), record::decode(&row.value)?))).collect()
+        let after = self.marks.all.position;
+        self.history.mentions(self.room_id, self.user_id, after, self.up_to, MENTIONS_MAX).await
     }
 }
 
@@ -265,16 +270,20 @@ async fn marks(
     history: &History,
     slot: &Slot,
     entry: &RoomEntry,
+    up_to: Position,
     by_thread: bool,
     known: Known<'_>,
 ) -> Result<Marks, Fault> {
     let user_id = &slot.user_id;
-    let own;
+    let read;
     let receipts = match known.receipts {
         Some(receipts) => receipts,
         None => {
-            own = receipts_of(history, user_id, &entry.room_id).await?;
-            &own
+            read = match history.receipts(&entry.room_id, up_to).await? {
+                Some(all) => all,
+                None => Arc::new(receipts_of(history, user_id, &entry.room_id).await?),
+            };
+            &read
         }
     };
     let mut marks = Marks::default();

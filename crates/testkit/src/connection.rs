@@ -146,6 +146,10 @@ impl Store for Connection {
         self.store.spans_partitions()
     }
 
+    fn buckets_begun(&self) -> Option<u64> {
+        self.store.buckets_begun()
+    }
+
     async fn close(&self) -> StoreResult<()> {
         Ok(())
     }

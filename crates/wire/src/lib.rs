@@ -4,6 +4,7 @@
 //! Everything here is MessagePack with named fields. To add a node message, add a variant; to add a fact to a record, add
 //! a field with a default. Either needs golden bytes, without which `tests/golden` fails; `docs/records.md` says what else.
 
+mod event;
 pub mod node;
 pub mod relation;
 pub mod room;

@@ -14,7 +14,10 @@ use serde_json::json;
 
 use crate::{
     Api,
-    client::{chunk::Surroundings, state::sent},
+    client::{
+        chunk::Surroundings,
+        state::{raw, sent},
+    },
 };
 
 /// Events around one at most.
@@ -109,10 +112,10 @@ async fn context(api: Api, caller: Caller<Session>, request: get_context::v3::Re
     state.retain(|event| filter.takes(&event.event));
     Reply::value(&Surroundings {
         event: api.bundled_event(session, room_id, &view, &found).await?,
-        events_before: api.bundled(session, room_id, &view, &before.events).await?,
-        events_after: api.bundled(session, room_id, &view, &after.events).await?,
+        events_before: raw(api.bundled(session, room_id, &view, &before.events).await?),
+        events_after: raw(api.bundled(session, room_id, &view, &after.events).await?),
         start: PageToken(first.previous()).to_string(),
         end: PageToken(last).to_string(),
-        state: api.events(session, room_id, &state),
+        state: raw(api.events(session, room_id, &state)),
     })
 }

@@ -17,7 +17,7 @@ use ruma::{
 };
 use serde_json::{Value, json};
 
-use crate::Api;
+use crate::{Api, client::state::raw};
 
 /// Events looked at for one moment.
 const MOMENT_READ_MAX: usize = 1_000;
@@ -214,7 +214,7 @@ async fn context(
             events = api.history.page(room_id, view, &page(from, direction, limit)).await?.events;
             events.truncate(limit);
         }
-        sides.push(api.bundled(session, room_id, view, &events).await?);
+        sides.push(raw(api.bundled(session, room_id, view, &events).await?));
     }
     let after = sides.pop();
     Ok(json!({ "events_before": sides.pop(), "events_after": after }))

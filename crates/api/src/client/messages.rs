@@ -8,7 +8,10 @@ use cofactor_store::Direction;
 use cofactor_types::Position;
 use ruma::api::client::{filter::LazyLoadOptions, message::get_message_events};
 
-use crate::{Api, client::chunk::Chunk};
+use crate::{
+    Api,
+    client::chunk::{Chunk, Rest},
+};
 
 /// Events in one page at most.
 const LIMIT_MAX: usize = 1_000;
@@ -43,11 +46,8 @@ async fn messages(
             state.extend(api.history.current(room_id, "m.room.member", sender.as_str()).await?);
         }
     }
-    Reply::value(&Chunk {
-        chunk: api.bundled(session, room_id, &view, &page.events).await?,
-        state: Some(api.events(session, room_id, &state)),
-        start: Some(PageToken(from).to_string()),
-        end: page.end.map(|end| PageToken(end).to_string()),
-        ..Chunk::default()
-    })
+    let (start, end) = (Some(PageToken(from).to_string()), page.end.map(|end| PageToken(end).to_string()));
+    let chunk = api.bundled(session, room_id, &view, &page.events).await?;
+    let state = Some(api.events(session, room_id, &state));
+    Chunk { chunk, state, rest: Rest { start, end, ..Rest::default() } }.reply()
 }

@@ -17,7 +17,10 @@ use ruma::{
     },
 };
 
-use crate::{Api, client::chunk::Chunk};
+use crate::{
+    Api,
+    client::chunk::{Chunk, Rest},
+};
 
 /// Events in one page, unless asked otherwise, and at most.
 const LIMIT_DEFAULT: usize = 50;
@@ -140,13 +143,13 @@ async fn page(
             break;
         }
     }
-    Reply::value(&Chunk {
-        chunk: api.bundled(session, room_id, &view, &events).await?,
+    let rest = Rest {
         next_batch: end.map(|end| PageToken(end).to_string()),
         prev_batch: from,
         recursion_depth: query.recurse.then_some(DEPTH_MAX),
-        ..Chunk::default()
-    })
+        ..Rest::default()
+    };
+    Chunk { chunk: api.bundled(session, room_id, &view, &events).await?, rest, ..Chunk::default() }.reply()
 }
 
 async fn visible(
@@ -213,9 +216,6 @@ async fn threads(api: Api, caller: Caller<Session>, request: get_threads::v1::Re
             break;
         }
     }
-    Reply::value(&Chunk {
-        chunk: api.bundled(session, room_id, &view, &roots).await?,
-        next_batch: end.map(|end| PageToken(end).to_string()),
-        ..Chunk::default()
-    })
+    let rest = Rest { next_batch: end.map(|end| PageToken(end).to_string()), ..Rest::default() };
+    Chunk { chunk: api.bundled(session, room_id, &view, &roots).await?, rest, ..Chunk::default() }.reply()
 }

@@ -25,7 +25,7 @@ async fn event(api: Api, caller: Caller<Session>, request: report_content::v3::R
     if request.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
         return Err(ApiError::invalid_param(format!("a reason has at most {REASON_BYTES_MAX} bytes")));
     }
-    let (room_id, reporter, sender) = (request.room_id, user_id.clone(), reported.sender);
+    let (room_id, reporter, sender) = (request.room_id, user_id.clone(), reported.sender.clone());
     let reported_ms = api.clock.now_ms();
     tracing::info!(%room_id, event_id = %request.event_id, %reporter, %sender, "an event was reported");
     let report = Report { event_id: request.event_id, sender, reporter, reason: request.reason, reported_ms };

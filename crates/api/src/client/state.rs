@@ -57,7 +57,7 @@ impl Api {
     }
 
     /// Events as a JSON array.
-    pub(crate) fn events(&self, session: &Session, room_id: &RoomId, events: &[Placed]) -> Box<RawValue> {
+    pub(crate) fn events(&self, session: &Session, room_id: &RoomId, events: &[Placed]) -> Vec<u8> {
         array(room_id, events, &self.reader(session, None))
     }
 
@@ -68,7 +68,7 @@ impl Api {
         room_id: &RoomId,
         view: &Viewpoint,
         events: &[Placed],
-    ) -> Result<Box<RawValue>, ApiError> {
+    ) -> Result<Vec<u8>, ApiError> {
         let bundles = self.history.bundles(room_id, &session.user_id, Some(view), events).await?;
         Ok(array(room_id, events, &self.reader(session, Some(&bundles))))
     }
@@ -96,8 +96,10 @@ impl Api {
     }
 }
 
-fn array(room_id: &RoomId, events: &[Placed], reader: &Reader) -> Box<RawValue> {
-    let mut out = b"[".to_vec();
+fn array(room_id: &RoomId, events: &[Placed], reader: &Reader) -> Vec<u8> {
+    let rendered = |placed: &Placed| placed.event.rendered_bytes() + room_id.as_str().len();
+    let mut out = Vec::with_capacity(events.iter().map(rendered).sum());
+    out.push(b'[');
     for (index, placed) in events.iter().enumerate() {
         if index > 0 {
             out.push(b',');
@@ -105,11 +107,11 @@ fn array(room_id: &RoomId, events: &[Placed], reader: &Reader) -> Box<RawValue> 
         render(&mut out, placed, Some(room_id), reader);
     }
     out.push(b']');
-    raw(out)
+    out
 }
 
 /// JSON that was just written.
-fn raw(json: Vec<u8>) -> Box<RawValue> {
+pub(crate) fn raw(json: Vec<u8>) -> Box<RawValue> {
     let text = String::from_utf8(json).ok();
     text.and_then(|text| RawValue::from_string(text).ok()).unwrap_or_default()
 }
@@ -117,7 +119,7 @@ fn raw(json: Vec<u8>) -> Box<RawValue> {
 async fn all(api: Api, caller: Caller<Session>, request: get_state_events::v3::Request) -> Result<Reply, ApiError> {
     let (_, up_to) = api.view(&caller.session, &request.room_id).await?;
     let state = api.history.state_at(&request.room_id, up_to, &Members::All).await?;
-    Reply::value(&api.events(&caller.session, &request.room_id, &state))
+    Ok(Reply::json(api.events(&caller.session, &request.room_id, &state).into()))
 }
 
 async fn one(
@@ -261,7 +263,7 @@ async fn members(
         request.membership.as_ref().is_none_or(|wanted| *wanted == membership)
             && request.not_membership.as_ref() != Some(&membership)
     });
-    Reply::value(&Chunk { chunk: api.events(&caller.session, &request.room_id, &members), ..Chunk::default() })
+    Chunk { chunk: api.events(&caller.session, &request.room_id, &members), ..Chunk::default() }.reply()
 }
 
 fn membership(placed: &Placed) -> MembershipState {

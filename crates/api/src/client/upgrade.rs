@@ -138,7 +138,7 @@ impl Api {
         for placed in self.history.current_state(room_id, &Members::Only(BTreeSet::new())).await? {
             let event: Value = serde_json::from_slice(&placed.event.json).map_err(|_| unexpected())?;
             let Value::Object(content) = event["content"].clone() else { continue };
-            let state_key = placed.event.state_key.unwrap_or_default();
+            let state_key = placed.event.state_key.clone().unwrap_or_default();
             match (placed.event.event_type.as_str(), state_key.as_str()) {
                 ("m.room.create", "") => old.create = content,
                 ("m.room.power_levels", "") => old.power_levels = content,

@@ -1,3 +1,5 @@
+mod facts;
+
 use std::sync::atomic::AtomicUsize;
 
 use cofactor_store::{Direction, record};
@@ -60,7 +62,7 @@ struct Log {
 impl Log {
     fn new(bytes_max: u64) -> Self {
         let clock = Arc::new(Hand::default());
-        let recent = Recent::new(bytes_max, Arc::clone(&clock) as Arc<dyn Clock>);
+        let recent = Recent::new(bytes_max, false, Arc::clone(&clock) as Arc<dyn Clock>);
         recent.close(Position(1));
         Self { recent, clock, reads: AtomicUsize::new(0), events: Mutex::default() }
     }
@@ -69,7 +71,7 @@ impl Log {
     fn write(&self, position: u64, text: &str) -> Bytes {
         let event = event(text);
         let payload = record::encode(&event).unwrap();
-        self.events.lock().unwrap().push(Placed { position: Position(position), event });
+        self.events.lock().unwrap().push(Placed { position: Position(position), event: Arc::new(event) });
         payload
     }
 
@@ -82,7 +84,7 @@ impl Log {
     fn redact(&self, room_id: &RoomId, at: u64) {
         let first = {
             let mut events = self.events.lock().unwrap();
-            events[0].event = event("redacted");
+            events[0].event = Arc::new(event("redacted"));
             events[0].position
         };
         let payload = record::encode(&Rewritten { position: first }).unwrap();

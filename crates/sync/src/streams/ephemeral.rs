@@ -1,12 +1,12 @@
 //! Receipts and typing of one room.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use cofactor_history::EventFilter;
 use cofactor_store::{Direction, Key, RangeRead, Scan, key, record, tables};
 use cofactor_types::Fault;
 use cofactor_wire::room::{OWN_EVENT, ReceiptRecord, class};
-use ruma::{RoomId, UserId};
+use ruma::UserId;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -19,11 +19,15 @@ use crate::{
 const RECEIPTS_MAX: usize = 5_000;
 
 /// The receipts of a room as they stand, and whether these are all.
-pub(crate) async fn standing(inner: &Inner, room_id: &RoomId) -> Result<(Vec<ReceiptRecord>, bool), Fault> {
+pub(crate) async fn standing(inner: &Inner, room: &RoomLook) -> Result<(Arc<Vec<ReceiptRecord>>, bool), Fault> {
+    let room_id = &room.entry.room_id;
+    if let Some(all) = inner.history.receipts(room_id, room.up_to).await? {
+        return Ok((all, true));
+    }
     let scan = Scan::new(&tables::RECEIPTS, key![room_id.as_str()], Key::EMPTY, RECEIPTS_MAX);
     let rows = inner.history.reader().store().scan(scan).await?;
-    let receipts = rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?;
-    Ok((receipts, rows.len() < RECEIPTS_MAX))
+    let receipts: Vec<_> = rows.iter().map(|row| record::decode(&row.value)).collect::<Result<_, _>>()?;
+    Ok((Arc::new(receipts), rows.len() < RECEIPTS_MAX))
 }
 
 /// `standing`: the receipts of a room of which nothing was delivered yet.

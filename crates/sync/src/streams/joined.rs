@@ -22,6 +22,9 @@ const LIMIT_MAX: usize = 200;
 /// Events read for a timeline, whatever the filter leaves of them.
 const READ_MAX: usize = 1_000;
 
+/// What a room says beside its events, most often, in bytes.
+const REST_BYTES: usize = 512;
+
 /// A piece of timeline.
 #[derive(Debug, Default)]
 pub(crate) struct Timeline {
@@ -55,7 +58,7 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
     let timeline = of_the_stay(inner, look, room).await?;
     let state = state::read(inner, look, room, &timeline).await?;
     let receipts = match room.is_new {
-        true => Some(ephemeral::standing(inner, &room.entry.room_id).await?),
+        true => Some(ephemeral::standing(inner, room).await?),
         false => None,
     };
     let standing = receipts.as_ref().map(|(receipts, _)| receipts.as_slice());
@@ -73,14 +76,17 @@ pub(crate) async fn write(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -
 
     let (room_id, user_id) = (&room.entry.room_id, &look.slot.user_id);
     let bundles = inner.history.bundles(room_id, user_id, None, &timeline.events).await?;
-    let mut json = Json::object();
-    let mut part = Json::object();
-    part.member("events", &state::array(&timeline.events, look, now_ms, Some(&bundles)).end_array());
-    part.member("limited", if timeline.limited { b"true" } else { b"false" });
-    part.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
-    json.member("timeline", &part.end_object());
-    let name = look.request.state_after.as_deref().unwrap_or("state");
-    json.member(name, &crate::json::wrap_events(state::array(&state, look, now_ms, None)));
+    let (events, state_events) =
+        (state::array(&timeline.events, look, now_ms, Some(&bundles)), state::array(&state, look, now_ms, None));
+    let mut json = Json::object_of(events.len() + state_events.len() + REST_BYTES);
+    json.open("timeline");
+    json.member("events", &events.end_array());
+    json.member("limited", if timeline.limited { b"true" } else { b"false" });
+    json.text("prev_batch", &PageToken(timeline.start.previous()).to_string());
+    json.close();
+    json.open(look.request.state_after.as_deref().unwrap_or("state"));
+    json.member("events", &state_events.end_array());
+    json.close();
     json.events("ephemeral", ephemeral);
     json.events("account_data", data);
     if whole || receipt_moved || !timeline.events.is_empty() {
@@ -107,7 +113,9 @@ async fn write_unread(
     let by_thread = look.request.filter.room.timeline.unread_thread_notifications;
     let (slot, notifications) = (look.slot, &*inner.notifications);
     let (history, entry) = (&inner.history, &room.entry);
-    let unread = unread::count(history, notifications, slot, entry, room.up_to, by_thread, known).await?;
+    let plain = look.counts_plainly(notifications).await?;
+    let unread =
+        unread::count(history, (!plain).then_some(notifications), slot, entry, room.up_to, by_thread, known).await?;
     let counts = |counts: unread::Counts| {
         let mut object = Json::object();
         object.number("notification_count", counts.notify);
@@ -188,7 +196,8 @@ pub(crate) async fn timeline(
                 !placed.event.hidden
             } else {
                 if viewpoint.is_none() {
-                    viewpoint = Some(early_viewpoint(inner, look, room).await?);
+                    let up_to = found.head.map_or(up_to, |head| head.position);
+                    viewpoint = Some(early_viewpoint(inner, look, room, up_to).await?);
                 }
                 viewpoint.as_ref().is_some_and(|viewpoint| viewpoint.sees(placed.position, &placed.event))
             };
@@ -214,11 +223,11 @@ pub(crate) async fn timeline(
     Ok(found)
 }
 
-/// How the user sees what was before its stay, or after it.
-async fn early_viewpoint(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Viewpoint, Fault> {
+/// How the user sees what was before its stay, or after it, up to `up_to`.
+async fn early_viewpoint(inner: &Inner, look: &Look<'_>, room: &RoomLook, up_to: Position) -> Result<Viewpoint, Fault> {
     let (room_id, user_id) = (&room.entry.room_id, &look.slot.user_id);
     match room.entry.membership {
-        MembershipState::Join => inner.history.viewpoint_before(room_id, user_id, room.entry.since_room).await,
+        MembershipState::Join => inner.history.viewpoint_before(room_id, user_id, room.entry.since_room, up_to).await,
         _ => inner.history.viewpoint(room_id, user_id).await,
     }
 }
@@ -226,7 +235,7 @@ async fn early_viewpoint(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Res
 /// <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync_response-200_roomsummary>
 async fn summary(inner: &Inner, look: &Look<'_>, room: &RoomLook) -> Result<Vec<u8>, Fault> {
     const HEROES: usize = 5;
-    let summary = inner.history.summary(&room.entry.room_id).await?;
+    let summary = inner.history.summary_after(&room.entry.room_id, room.up_to).await?;
     let mut heroes = Json::array();
     let others = summary.heroes.iter().filter(|user_id| **user_id != look.slot.user_id);
     others.take(HEROES).for_each(|user_id| heroes.text_element(user_id.as_str()));

@@ -70,6 +70,7 @@ pub(crate) fn array(events: &[StateEvent], look: &Look<'_>, now_ms: u64, bundles
     let (user_id, device_id) = (&look.slot.user_id, &look.request.device_id);
     let reader = Reader { user_id, device_id, now_ms, fields: look.fields.as_ref(), bundles };
     let mut array = Json::array();
+    array.reserve(events.iter().map(|placed| placed.event.rendered_bytes()).sum());
     for placed in events {
         array.element_with(|out| render(out, placed, None, &reader));
     }

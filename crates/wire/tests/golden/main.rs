@@ -77,6 +77,28 @@ fn event_record() -> EventRecord {
     }
 }
 
+#[test]
+fn an_event_is_the_same_whether_its_texts_are_copied_or_shared() {
+    let whole = event_record();
+    let bare = EventRecord {
+        state_key: None,
+        unsigned: Default::default(),
+        transaction: None,
+        thread: None,
+        extremities: Vec::new(),
+        redacts: None,
+        ..event_record()
+    };
+    for event in [whole, bare] {
+        let row = cofactor_wire::encode(&event).unwrap();
+        let shared = EventRecord::read(&row).unwrap();
+        assert_eq!(shared, event);
+        assert_eq!(shared, cofactor_wire::decode(&row).unwrap());
+        assert!(row.as_ptr_range().contains(&shared.json.as_ptr()), "not copied");
+    }
+    assert!(EventRecord::read(&bytes("no event")).is_err());
+}
+
 fn room_entry() -> RoomEntry {
     RoomEntry {
         room_id: room(),
