@@ -83,6 +83,10 @@ fn cost_us(members: u32) -> f64 {
 }
 
 fn main() -> ExitCode {
+    // Who asks which tests there are finds none here.
+    if std::env::args().any(|argument| argument == "--list") {
+        return ExitCode::SUCCESS;
+    }
     let costs = SIZES.map(|members| {
         let cost = cost_us(members);
         println!("{CONFLICTS} conflicts in a room of {members:>6} members: {cost:>6.0} µs");
