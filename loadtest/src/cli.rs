@@ -57,6 +57,10 @@ struct Run {
     /// Processes of a target on this machine, with their descendants: their CPU time, memory and writes are reported.
     #[arg(long, value_name = "[NAME=]PID[,PID…]")]
     pid: Vec<String>,
+    /// Pages on which a target's processes show what they count, as Prometheus text: how much each counter grew for one
+    /// operation is reported, and the CPU time if there is no --pid and they count it (process_cpu_seconds_total).
+    #[arg(long, value_name = "[NAME=]URL[,URL…]")]
+    metrics: Vec<String>,
     /// The token that a target's registration asks for.
     #[arg(long, value_name = "[NAME=]TOKEN")]
     registration_token: Vec<String>,
@@ -260,6 +264,16 @@ fn targets(options: &Run) -> Result<Vec<Target>> {
         let (target, pids) = for_target(&mut targets, text)?;
         for pid in pids.split(',') {
             target.pids.push(pid.parse().with_context(|| format!("`{pid}` is no process id"))?);
+        }
+    }
+    for text in &options.metrics {
+        let named = targets.iter().any(|target| text.starts_with(&format!("{}=", target.name)));
+        let (target, pages) = match text.split_once('=').filter(|_| named) {
+            Some((name, pages)) => (for_target(&mut targets, &format!("{name}="))?.0, pages),
+            None => for_target(&mut targets, text)?,
+        };
+        for page in pages.split(',') {
+            target.metrics.push(Target::parse(page)?.url);
         }
     }
     for text in &options.registration_token {

@@ -19,6 +19,7 @@ pub mod gate;
 pub mod launch;
 pub mod load;
 pub mod matrix;
+pub mod metrics;
 pub mod probes;
 pub mod proc;
 pub mod progress;

@@ -53,6 +53,8 @@ pub struct Row {
     pub findings: Option<Findings>,
     /// Other figures, by name with unit.
     pub figures: BTreeMap<&'static str, f64>,
+    /// What the server counted itself, for each operation at full speed, by the names of its metrics.
+    pub counters: BTreeMap<String, f64>,
     /// Open arrivals done in each second.
     pub by_second: Vec<u64>,
     /// The most of a core that the generator used in a round.
@@ -256,7 +258,8 @@ fn row(target: String, scenario: &'static str, case: &Case, samples: &[Sample], 
         failed: counted.failed,
         timed_out: counted.timed_out,
         findings,
-        figures: figures(samples),
+        figures: medians(samples, |sample| &sample.figures),
+        counters: medians(samples, |sample| &sample.counters),
         by_second: open.as_ref().map(|tally| tally.by_second.clone()).unwrap_or_default(),
         generator: samples.iter().map(|sample| sample.generator).fold(0.0, f64::max),
         late: open.as_ref().map_or(0, |tally| tally.late),
@@ -268,10 +271,10 @@ fn row(target: String, scenario: &'static str, case: &Case, samples: &[Sample], 
     row
 }
 
-fn figures(samples: &[Sample]) -> BTreeMap<&'static str, f64> {
-    let mut values: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
-    for (name, value) in samples.iter().flat_map(|sample| &sample.figures) {
-        values.entry(name).or_default().push(*value);
+fn medians<K: Ord + Clone>(samples: &[Sample], of: fn(&Sample) -> &BTreeMap<K, f64>) -> BTreeMap<K, f64> {
+    let mut values: BTreeMap<K, Vec<f64>> = BTreeMap::new();
+    for (name, value) in samples.iter().flat_map(of) {
+        values.entry(name.clone()).or_default().push(*value);
     }
     values.into_iter().filter_map(|(name, values)| Some((name, median(&values)?))).collect()
 }

@@ -13,8 +13,10 @@ use crate::check::{Findings, Patience};
 use crate::client::Ask;
 use crate::load::{Arrivals, Operation, Outcome, Tally, closed, open, operation};
 use crate::matrix::Homeserver;
+use crate::metrics::Counters;
 use crate::proc::{Snapshot, Usage};
 use crate::progress::Progress;
+use crate::target::Target;
 use crate::world::World;
 
 pub mod e2ee;
@@ -201,6 +203,8 @@ pub struct Sample {
     pub findings: Option<Findings>,
     /// Other figures, by name with unit.
     pub figures: BTreeMap<&'static str, f64>,
+    /// What the server counted itself, for each operation, by the names of its metrics.
+    pub counters: BTreeMap<String, f64>,
     /// The generator's CPU time as a part of one core, while it measured.
     pub generator: f64,
 }
@@ -277,15 +281,24 @@ pub fn single(series: &str, variable: &'static str, size: u64) -> Case {
     Case { series: series.to_owned(), variable, size, in_flight: 1, floor: FloorOf::Nothing }
 }
 
-/// Does an operation at full speed, first uncounted, then counted with what the server used meanwhile.
-pub async fn cost_of(pids: &[u32], in_flight: usize, plan: &Plan, work: &Operation) -> Sample {
+/// Does an operation at full speed, first uncounted, then counted with what the server used and counted meanwhile.
+///
+/// # Errors
+/// When the server's metrics cannot be read.
+pub async fn cost_of(target: &Target, in_flight: usize, plan: &Plan, work: &Operation) -> Result<Sample> {
     closed(in_flight, plan.requests_max, plan.warm_up, work).await;
-    let (server, me, start) = (Snapshot::of(pids), Snapshot::of_myself(), Instant::now());
+    let counted = Counters::read(&target.metrics).await?;
+    let (server, me, start) = (Snapshot::of(&target.pids), Snapshot::of_myself(), Instant::now());
     let tally = closed(in_flight, plan.requests_max, plan.time, work).await;
-    let usage = server.until(&Snapshot::of(pids));
+    let mut usage = server.until(&Snapshot::of(&target.pids));
     let generator = share(&me, start);
-    let cost = (!pids.is_empty() && tally.done > 0).then_some((tally.done, usage));
-    Sample { capacity: Some(tally), cost, generator, ..Sample::default() }
+    let counted = counted.until(&Counters::read(&target.metrics).await?);
+    let cpu_ns = counted.cpu_ns().filter(|_| target.pids.is_empty());
+    usage.cpu_ns = cpu_ns.unwrap_or(usage.cpu_ns);
+    let is_known = !target.pids.is_empty() || cpu_ns.is_some();
+    let cost = (is_known && tally.done > 0).then_some((tally.done, usage));
+    let counters = counted.for_each_of(tally.done);
+    Ok(Sample { capacity: Some(tally), cost, counters, generator, ..Sample::default() })
 }
 
 /// The part of one core that this process used since a moment.

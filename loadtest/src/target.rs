@@ -18,6 +18,8 @@ pub struct Target {
     pub url: Url,
     /// The processes whose CPU time counts, if they run on this machine.
     pub pids: Vec<u32>,
+    /// Where its processes show what they count, as Prometheus text.
+    pub metrics: Vec<Url>,
     /// The token that registration asks for.
     pub registration_token: Option<String>,
 }
@@ -42,7 +44,7 @@ impl Target {
         let host = url.host_str().with_context(|| format!("{url} names no host"))?;
         let port = url.port_or_known_default().unwrap_or(80);
         let name = name.map_or_else(|| format!("{host}:{port}"), str::to_owned);
-        Ok(Self { name, url, pids: Vec::new(), registration_token: None })
+        Ok(Self { name, url, pids: Vec::new(), metrics: Vec::new(), registration_token: None })
     }
 
     /// Resolves the address.

@@ -1,7 +1,7 @@
 //! The entities of one kind on a node: who is live, and how to reach it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -248,13 +248,13 @@ impl<E: Entity> Entities<E> {
         Load::of(live.map(|(id, live)| (id, live.slot.queued())), named)
     }
 
-    /// Lets every actor of a shard finish what is under way, and stops it.
-    pub async fn drain(&self, shard: ShardId) {
+    /// Lets every actor of these shards finish what is under way, and stops it.
+    pub async fn drain(&self, shards: &BTreeSet<ShardId>) {
         // In an order of its own, so that the same seed of a simulation takes the same way.
         let mut addresses = BTreeMap::new();
         let shard_count = self.inner.env.shard_count();
         self.lock().retain(|id, live| {
-            let stays = id.shard(shard_count) != shard;
+            let stays = !shards.contains(&id.shard(shard_count));
             if !stays {
                 addresses.insert(id.clone(), live.address.clone());
             }

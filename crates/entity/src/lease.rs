@@ -34,6 +34,16 @@ pub enum LeaseError {
     Ended,
 }
 
+/// How often a row that moved meanwhile is tried again.
+const TRIES_MAX: u32 = 5;
+
+/// What is in the row after an attempt to set it.
+enum Stands {
+    AsAsked,
+    /// Another row of this node, which lives.
+    Other,
+}
+
 /// This node's lease.
 #[derive(Debug)]
 pub struct Lease {
@@ -57,8 +67,10 @@ impl Lease {
         let length_us = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
         let row = LeaseRow { alive: true, end: Position(clock.now_us().saturating_add(length_us)) };
         let mut lease = Self { store, node, length_us, row: row.clone() };
-        lease.set(None, row).await?;
-        Ok(lease)
+        match lease.set(None, &row).await? {
+            Stands::AsAsked => Ok(lease),
+            Stands::Other => Err(StoreError::Unavailable("another node has this number".into()).into()),
+        }
     }
 
     /// Positions end here until the lease is renewed.
@@ -76,10 +88,9 @@ impl Lease {
     /// # Errors
     /// [`LeaseError::Ended`]: nothing more may be written.
     pub async fn renew(&mut self, clock: &dyn Clock, last: Position) -> Result<Position, LeaseError> {
-        let end = Position(clock.now_us().max(last.0).saturating_add(self.length_us)).max(self.row.end);
-        let expected = self.row.clone();
-        self.set(Some(expected), LeaseRow { alive: true, end }).await?;
-        Ok(end)
+        let end = Position(clock.now_us().max(last.0).saturating_add(self.length_us));
+        self.replace(|row| LeaseRow { alive: true, end: end.max(row.end) }).await?;
+        Ok(self.row.end)
     }
 
     /// Ends it: successors may begin right above `last`.
@@ -87,8 +98,18 @@ impl Lease {
     /// # Errors
     /// If the store fails; it then ends by itself.
     pub async fn end_at(&mut self, last: Position) -> Result<(), LeaseError> {
-        let expected = self.row.clone();
-        self.set(Some(expected), LeaseRow { alive: false, end: last }).await
+        self.replace(|_| LeaseRow { alive: false, end: last }).await
+    }
+
+    /// Sets the row. Where an earlier renewal of this node arrived that was given up, its row is the one to go on from.
+    async fn replace(&mut self, next: impl Fn(&LeaseRow) -> LeaseRow) -> Result<(), LeaseError> {
+        for _ in 0..TRIES_MAX {
+            let (expected, row) = (self.row.clone(), next(&self.row));
+            if let Stands::AsAsked = self.set(Some(expected), &row).await? {
+                return Ok(());
+            }
+        }
+        Err(StoreError::Unavailable("the lease keeps moving".into()).into())
     }
 
     /// The lease of any node.
@@ -116,9 +137,9 @@ impl Lease {
         }
     }
 
-    async fn set(&mut self, expected: Option<LeaseRow>, row: LeaseRow) -> Result<(), LeaseError> {
+    async fn set(&mut self, expected: Option<LeaseRow>, row: &LeaseRow) -> Result<Stands, LeaseError> {
         let before = expected.as_ref().map(record::encode).transpose()?;
-        let new = record::encode(&row)?;
+        let new = record::encode(row)?;
         let partition = key![self.node.0];
         let outcome =
             self.store.compare_and_set(&tables::LEASES, &partition, &Key::EMPTY, before, Some(new.clone())).await;
@@ -129,16 +150,15 @@ impl Lease {
             Err(error) => return Err(error.into()),
         };
         match found.as_deref().map(record::decode::<LeaseRow>).transpose()? {
-            Some(found) if found == row => {
-                self.row = row;
-                Ok(())
+            Some(found) if found == *row => {
+                self.row = found;
+                Ok(Stands::AsAsked)
             }
             // The write was lost, or is still on its way; either way the end that stands is the one we may rely on.
             found if found == expected => Err(StoreError::Unavailable("the lease could not be renewed".into()).into()),
-            // An earlier renewal of ours, whose outcome was unknown, has arrived since.
             Some(found) if found.alive => {
                 self.row = found;
-                Err(StoreError::Unavailable("the lease was renewed by an earlier try".into()).into())
+                Ok(Stands::Other)
             }
             _ => Err(LeaseError::Ended),
         }
@@ -188,6 +208,27 @@ mod tests {
         let far = Position(before.0 + 10_000_000);
         assert!(lease.renew(&SystemClock, far).await.unwrap() > far, "positions may run ahead of the clock");
         lease.end_at(Position(5)).await.unwrap();
+        let row = Lease::read(&store, NodeId(1)).await.unwrap().map(|seen| seen.row);
+        assert_eq!(row, Some(LeaseRow { alive: false, end: Position(5) }));
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_was_given_up_and_arrived_does_not_keep_the_lease_from_moving_or_ending() {
+        let store = ModelStore::new(1, true);
+        let mut lease = take(&store, 1).await;
+        for ends in [false, true] {
+            let before = Lease::read(&store, NodeId(1)).await.unwrap().unwrap();
+            let end = Position(before.row.end.0 + 60_000_000);
+            let arrived = record::encode(&LeaseRow { alive: true, end }).unwrap();
+            let expected = Some(before.bytes().clone());
+            let put = store.compare_and_set(&tables::LEASES, &key![1_u64], &Key::EMPTY, expected, Some(arrived)).await;
+            assert_eq!(put, Ok(CasOutcome::Applied));
+            if ends {
+                lease.end_at(Position(5)).await.unwrap();
+            } else {
+                assert!(lease.renew(&SystemClock, Position::ZERO).await.unwrap() >= end);
+            }
+        }
         let row = Lease::read(&store, NodeId(1)).await.unwrap().map(|seen| seen.row);
         assert_eq!(row, Some(LeaseRow { alive: false, end: Position(5) }));
     }

@@ -23,6 +23,7 @@ mod ownership;
 mod positions;
 mod publisher;
 mod route;
+mod shards;
 mod survey;
 mod takeover;
 

@@ -1,6 +1,6 @@
 //! The writer's end of a log: fenced appends, unknown outcomes, buckets, effects that survive a crash.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use cofactor_store::{
@@ -166,6 +166,7 @@ impl Writer {
         let mut effects = std::mem::take(&mut group.effects);
         let deferred = self.split_old_rows(&mut group);
         effects.extend(deferred);
+        keep_last(&mut effects);
         if !spans && !effects.is_empty() {
             let redo = record::encode(&Redo::of(&effects))?;
             group.rows.push((LogKey::clustering(REDO, &Arc::from(""), group.last), Some(redo)));
@@ -355,6 +356,15 @@ impl Writer {
     }
 }
 
+/// Of several effects on one row only the last counts, and the others need not be written: a group may move the same row many
+/// times.
+fn keep_last(effects: &mut Vec<Mutation>) {
+    let mut known = HashSet::with_capacity(effects.len());
+    let mut kept: Vec<bool> =
+        effects.iter().rev().map(|one| known.insert((one.table.id, &one.partition, &one.clustering))).collect();
+    effects.retain(|_| kept.pop().unwrap_or(true));
+}
+
 impl Redo {
     fn of(effects: &[Mutation]) -> Self {
         let effects = effects
@@ -423,6 +433,20 @@ mod tests {
         Golden::new("store/redo_part").variants(&[&parts()]);
         // Checkpoints, and the first positions of buckets.
         Golden::new("store/position").record(&[Position(1_780_000_000_000_000)]);
+    }
+
+    #[test]
+    fn of_effects_on_one_row_the_last_is_kept_where_it_stood() {
+        let effect = |row: u64, value: Option<&'static str>| Mutation {
+            table: &tables::RECEIPTS,
+            partition: key!["!room"],
+            clustering: key!["@user", "type", row.to_string()],
+            value: value.map(|value| Bytes::from_static(value.as_bytes())),
+        };
+        let mut effects = vec![effect(1, Some("a")), effect(2, None), effect(1, Some("b")), effect(3, None)];
+        let expected = vec![effect(2, None), effect(1, Some("b")), effect(3, None)];
+        keep_last(&mut effects);
+        assert_eq!(format!("{effects:?}"), format!("{expected:?}"));
     }
 
     #[test]

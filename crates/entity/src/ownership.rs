@@ -79,13 +79,18 @@ impl Ownership {
 
     /// The epoch of a shard that is ours, while the lease is good.
     pub fn epoch(&self, shard: ShardId) -> Option<Epoch> {
+        self.held(shard).filter(|_| self.is_valid())
+    }
+
+    /// The epoch in which a shard is ours, whether or not the lease is good.
+    pub(crate) fn held(&self, shard: ShardId) -> Option<Epoch> {
         let epoch = self.epochs.get(shard.0 as usize)?.load(Ordering::Acquire);
-        (epoch != 0 && self.is_valid()).then_some(Epoch(epoch))
+        (epoch != 0).then_some(Epoch(epoch))
     }
 
     /// Whether a shard is still ours in `epoch`, though the lease may have to be renewed before anything is done with it.
     pub(crate) fn holds(&self, shard: ShardId, epoch: Epoch) -> bool {
-        self.epochs.get(shard.0 as usize).is_some_and(|held| held.load(Ordering::Acquire) == epoch.0)
+        self.held(shard) == Some(epoch)
     }
 
     /// Whether the lease is good.

@@ -18,7 +18,7 @@ const CALL_MAX: Duration = Duration::from_secs(8);
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 
 /// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_millis(150);
 
 pub(crate) fn not_owner() -> Fault {
     Fault::new(ErrorClass::NotOwner, "M_UNKNOWN", "this node does not own the entity")

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_store::{
-    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Table,
+    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Swap, Table,
 };
 use cofactor_telemetry::Trace;
 use cofactor_types::{Clock, ErrorClass, Fault, Position};
@@ -78,6 +78,10 @@ impl Store for MeasuredStore {
     ) -> StoreResult<CasOutcome> {
         let call = self.store.compare_and_set(table, partition, clustering, expected, new);
         self.measure("compare_and_set", call).await
+    }
+
+    async fn compare_and_set_all(&self, table: &'static Table, partition: &Key, swaps: Vec<Swap>) -> StoreResult<bool> {
+        self.measure("compare_and_set", self.store.compare_and_set_all(table, partition, swaps)).await
     }
 
     fn spans_partitions(&self) -> bool {

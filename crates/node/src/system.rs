@@ -1,6 +1,6 @@
 //! The entities and services of one node, on any backends: what runs in a process, and what a simulation drives.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -100,10 +100,10 @@ impl Deliver for Actors {
 
 #[async_trait]
 impl ShardHost for Actors {
-    async fn drain(&self, shard: ShardId) {
+    async fn drain(&self, shards: &BTreeSet<ShardId>) {
         // Rooms first: what they still tell users is then finished with the users.
-        self.rooms.entities().drain(shard).await;
-        self.users.entities().drain(shard).await;
+        self.rooms.entities().drain(shards).await;
+        self.users.entities().drain(shards).await;
     }
 }
 

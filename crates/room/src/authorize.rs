@@ -14,7 +14,7 @@ use ruma::{
     state_res::{check_state_dependent_auth_rules, check_state_independent_auth_rules, events::RoomCreateEvent},
 };
 
-use crate::{pdu::Pdu, state::StateTree, versions::room_version};
+use crate::{pdu::Pdu, power::PowerLevels, state::StateTree, versions::room_version};
 
 /// Finds events of a room by their id, whether they are part of the state or not.
 ///
@@ -152,6 +152,39 @@ pub fn authorize_event(pdu: &Pdu, state: &impl StateView) -> Result<(), AuthErro
         state.get(event_type, key).filter(|event| !event.is_rejected())
     })
     .map_err(AuthError::Forbidden)
+}
+
+/// Whether [`authorize_event`] surely allows an event of a joined member in a state whose power levels were read before.
+///
+/// The levels are the expensive part of the rules, and this is for the events that only they decide: those without a state
+/// key, of a type that no rule speaks of. `false` says nothing; the rules themselves must then be asked, for the reason too.
+pub fn is_surely_allowed(pdu: &Pdu, state: &impl StateView, levels: &PowerLevels) -> bool {
+    let event_type = pdu.event_type();
+    let is_ordinary = pdu.state_key().is_none()
+        && !matches!(
+            event_type,
+            TimelineEventType::RoomCreate
+                | TimelineEventType::RoomMember
+                | TimelineEventType::RoomThirdPartyInvite
+                | TimelineEventType::RoomPowerLevels
+                | TimelineEventType::RoomRedaction
+        )
+        && *event_type != "m.room.aliases".into();
+    is_ordinary
+        && state.get(&StateEventType::RoomCreate, "").is_some_and(|create| is_home(pdu, &create))
+        && state.get(&StateEventType::RoomMember, pdu.sender().as_str()).is_some_and(|member| is_join(&member))
+        && levels.may_send(pdu.sender(), event_type, false)
+}
+
+/// Whether the room is the event's, and open to its sender's server.
+fn is_home(pdu: &Pdu, create: &Pdu) -> bool {
+    let federates = RoomCreateEvent::new(create).federate();
+    let is_near = create.sender().server_name() == pdu.sender().server_name();
+    !create.is_rejected() && create.room_id() == pdu.room_id() && federates.is_ok_and(|federates| federates || is_near)
+}
+
+fn is_join(member: &Pdu) -> bool {
+    !member.is_rejected() && member.content_string("membership").as_deref() == Some("join")
 }
 
 /// The state made of the auth events of one event, and of the create event that its room id implies.

@@ -51,7 +51,9 @@ pub mod versions;
 pub mod visibility;
 
 pub use author::{AuthorError, Draft, EventRef, author, next_depth, select_auth_events};
-pub use authorize::{AuthError, EventSource, StateView, TreeState, authorize_event, check_auth_events};
+pub use authorize::{
+    AuthError, EventSource, StateView, TreeState, authorize_event, check_auth_events, is_surely_allowed,
+};
 pub use canonical::{CanonicalError, parse_client_content, parse_pdu_object};
 pub use chain_cover::{ChainCover, ChainError};
 pub use notify::{Class, classify};

@@ -3,8 +3,6 @@
 mod client;
 mod fields;
 
-use std::collections::BTreeMap;
-
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
     OwnedUserId, RoomId, UserId,
@@ -174,8 +172,7 @@ impl Pdu {
 
     /// A string property of the content, if it is there and a string.
     pub fn content_string(&self, name: &str) -> Option<String> {
-        let content = parse_pdu_object(self.content.get().as_bytes()).ok()?;
-        content.get(name).and_then(CanonicalJsonValue::as_str).map(ToOwned::to_owned)
+        fields::string_of(&self.content, name)
     }
 
     /// The events that the sender's server saw last.
@@ -226,9 +223,23 @@ impl Pdu {
     /// [`PduError::Encode`] if the text cannot be taken apart: a defect.
     pub fn federation_json_without(&self, names: &[&str]) -> Result<Vec<u8>, PduError> {
         let encode = |error: serde_json::Error| PduError::Encode(error.to_string());
-        let mut members: BTreeMap<String, &RawValue> = serde_json::from_str(&self.json).map_err(encode)?;
-        members.retain(|name, _| !names.contains(&name.as_str()));
-        serde_json::to_vec(&members).map_err(encode)
+        let mut kept = vec![b'{'];
+        let mut written = Ok(());
+        let keep = |name: &str, value: &RawValue| {
+            if names.contains(&name) || written.is_err() {
+                return;
+            }
+            if kept.len() > 1 {
+                kept.push(b',');
+            }
+            written = serde_json::to_writer(&mut kept, name);
+            kept.push(b':');
+            kept.extend_from_slice(value.get().as_bytes());
+        };
+        fields::each_member(&self.json, keep).map_err(encode)?;
+        written.map_err(encode)?;
+        kept.push(b'}');
+        Ok(kept)
     }
 
     /// The reference hash in the alphabet of the room version, unpadded base64.

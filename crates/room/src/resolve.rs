@@ -148,17 +148,22 @@ impl<'a> ResolvePlan<'a> {
         if let Some(missing) = self.missing(events)?.into_iter().next() {
             return Err(ResolveError::MissingEvent(missing));
         }
-        let resolved = match self.version.rules().state_res {
+        let resolved: Vec<(Key, OwnedEventId)> = match self.version.rules().state_res {
             StateResolutionVersion::V1 => v1::resolve(self, events)?,
             StateResolutionVersion::V2(rules) => v2::resolve(self, rules, events)?,
             _ => return Err(ResolveError::Algorithm("unknown state resolution algorithm".to_owned())),
         };
-        for (event_type, state_key) in self.conflicts.keys() {
+        let resolved: BTreeMap<Key, OwnedEventId> = resolved.into_iter().collect();
+        for (event_type, state_key) in self.conflicts.keys().filter(|key| !resolved.contains_key(*key)) {
             result.remove(event_type, state_key);
         }
         for ((event_type, state_key), event_id) in resolved {
             // What all the states agree about stays, whatever the algorithm brought up for the same place.
-            if result.get_str(&event_type, &state_key).is_some() {
+            if self.unconflicted(&event_type, &state_key).is_some() {
+                continue;
+            }
+            // So does what is the base's already.
+            if result.get_str(&event_type, &state_key).is_some_and(|entry| entry.event_id() == event_id) {
                 continue;
             }
             let position = match self.known_position(&event_type, &state_key, &event_id) {

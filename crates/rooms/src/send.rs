@@ -146,7 +146,9 @@ impl Room {
         // From room version 12 on the create event is not cited, but asked for all the same.
         let known =
             |event_id: &EventId| auth_events.iter().chain([create]).find(|event| event.event_id() == event_id).cloned();
-        match Verified::local(pdu).judge_authored(&known, &self.state) {
+        // Levels that cannot be read are for the rules to judge.
+        let levels = self.state.power().ok();
+        match Verified::local(pdu).judge_authored(&known, &self.state, levels.as_deref()) {
             Outcome::Accepted(pdu) => Ok(pdu),
             Outcome::SoftFailed { reason, .. } | Outcome::Rejected { reason, .. } => Err(auth_fault(reason)),
         }
@@ -167,7 +169,7 @@ impl Room {
         let before = if pdu.state_key().is_some() { self.state.set(pdu, position) } else { None };
         let unsigned = previous_content(before.as_ref().map(|event| &*event.pdu));
         let thread = link.as_ref().and_then(|link| link.in_thread(&class));
-        let record = to_record(pdu, self.annotate(&class, transaction, thread, unsigned))?;
+        let mut record = to_record(pdu, self.annotate(&class, transaction, thread, unsigned))?;
         let encoded = record::encode(&record)?;
         cx.append(class::TIMELINE, &Arc::from(""), position, encoded);
         let at = record::encode(&position.0)?;
@@ -186,8 +188,8 @@ impl Room {
             link.stage(cx, &record, position)?;
         }
         // Who hears of it shows it to clients.
-        let shown = EventRecord { federation: Bytes::new(), ..record.clone() };
-        cx.publish(class::TIMELINE, position, record::encode(&shown)?);
+        record.federation = Bytes::new();
+        cx.publish(class::TIMELINE, position, record::encode(&record)?);
         if *pdu.event_type() == TimelineEventType::RoomMember {
             deliver_membership(config, cx, &self.state, pdu, position)?;
             let summary = record::encode(&self.state.summary(position))?;

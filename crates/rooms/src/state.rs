@@ -1,6 +1,6 @@
 //! The current state of a room, in memory.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
 use cofactor_room::{Pdu, PowerLevels, RoomVersion, StateView};
 use cofactor_types::{Fault, Position};
@@ -25,7 +25,8 @@ pub(crate) struct StateEvent {
 pub(crate) struct State {
     pub(crate) version: &'static RoomVersion,
     events: BTreeMap<StateEventType, BTreeMap<Box<str>, StateEvent>>,
-    power_levels: Option<Arc<PowerLevels>>,
+    /// Read when they are asked for first.
+    power_levels: OnceCell<Arc<PowerLevels>>,
     joined: u64,
     invited: u64,
     heroes: Vec<OwnedUserId>,
@@ -33,7 +34,14 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(version: &'static RoomVersion) -> Self {
-        Self { version, events: BTreeMap::new(), power_levels: None, joined: 0, invited: 0, heroes: Vec::new() }
+        Self {
+            version,
+            events: BTreeMap::new(),
+            power_levels: OnceCell::new(),
+            joined: 0,
+            invited: 0,
+            heroes: Vec::new(),
+        }
     }
 
     pub(crate) fn event(&self, event_type: &StateEventType, state_key: &str) -> Option<&StateEvent> {
@@ -51,7 +59,7 @@ impl State {
             self.note_hero(state_key, pdu);
         }
         if matches!(event_type, StateEventType::RoomPowerLevels | StateEventType::RoomCreate) {
-            self.power_levels = None;
+            self.power_levels.take();
         }
         before
     }
@@ -136,16 +144,15 @@ impl State {
     }
 
     /// Who may do what.
-    pub(crate) fn power(&mut self) -> Result<Arc<PowerLevels>, Fault> {
-        if let Some(levels) = &self.power_levels {
+    pub(crate) fn power(&self) -> Result<Arc<PowerLevels>, Fault> {
+        if let Some(levels) = self.power_levels.get() {
             return Ok(Arc::clone(levels));
         }
         let power_levels = self.event(&StateEventType::RoomPowerLevels, "").map(|event| &*event.pdu);
         let levels = PowerLevels::from_state(self.create()?, power_levels)
             .map(Arc::new)
             .map_err(|error| Fault::internal(format!("the room's power levels cannot be read: {error}")))?;
-        self.power_levels = Some(Arc::clone(&levels));
-        Ok(levels)
+        Ok(Arc::clone(self.power_levels.get_or_init(|| levels)))
     }
 }
 

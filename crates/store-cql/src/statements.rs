@@ -70,7 +70,8 @@ impl Shape {
     /// Whether it must see every conditional write, those included whose writers do not know their outcome.
     fn is_serial_read(self, table: &Table) -> bool {
         match table.kind {
-            TableKind::Conditional => self.is_read(),
+            // Who scans gets what was answered; who must know what became of a write in doubt asks for its row.
+            TableKind::Conditional => self == Self::Get,
             // A row of a log is read when its writer knows that it stands; only the fence decides anything.
             TableKind::Log => self == Self::Fence,
             TableKind::Plain => false,
@@ -226,5 +227,7 @@ mod tests {
         assert!(Shape::Fence.is_serial_read(&tables::ROOM_LOG));
         assert!(Shape::Get.is_serial_read(&tables::LEASES));
         assert!(!Shape::Get.is_serial_read(&tables::ROOM_STATE));
+        let scan = Shape::Scan { lower: None, upper: None, backward: false };
+        assert!(!scan.is_serial_read(&tables::SHARDS), "a serial read would get in the way of those who write there");
     }
 }

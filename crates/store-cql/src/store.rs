@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_store::{
-    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Table, TableKind,
-    model::{check, check_append, check_mutation},
+    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Swap, Table,
+    TableKind,
+    model::{check, check_append, check_mutation, check_swaps},
 };
 use cofactor_types::Position;
 use futures::{StreamExt, stream};
@@ -254,14 +255,8 @@ impl Inner {
         expected: Option<Bytes>,
         new: Option<Bytes>,
     ) -> StoreResult<CasOutcome> {
-        let with =
-            |values: Vec<Value>, value: Bytes| values.into_iter().chain([Value::Blob(value)]).collect::<Vec<_>>();
         let (shape, values) = match (expected, new) {
-            (None, Some(new)) => (Shape::PutIfAbsent, with(row, new)),
-            (Some(expected), Some(new)) => {
-                let set = [vec![Value::Blob(new)], row].concat();
-                (Shape::PutIfEqual, with(set, expected))
-            }
+            (expected, Some(new)) => swap(row, expected, new),
             (Some(expected), None) => (Shape::DeleteIfEqual, with(row, expected)),
             (None, None) => return Err(StoreError::Misuse("nothing to set".into())),
         };
@@ -272,6 +267,20 @@ impl Inner {
         }
         // Where there is no such row, Cassandra tells no columns at all.
         Ok(CasOutcome::Found(answer.value("value").flatten().and_then(blob)))
+    }
+}
+
+/// The values, and one more.
+fn with(mut values: Vec<Value>, value: Bytes) -> Vec<Value> {
+    values.push(Value::Blob(value));
+    values
+}
+
+/// What sets a row that stands as `expected`.
+fn swap(row: Vec<Value>, expected: Option<Bytes>, new: Bytes) -> (Shape, Vec<Value>) {
+    match expected {
+        None => (Shape::PutIfAbsent, with(row, new)),
+        Some(expected) => (Shape::PutIfEqual, with([vec![Value::Blob(new)], row].concat(), expected)),
     }
 }
 
@@ -383,6 +392,27 @@ impl Store for CqlStore {
             return Ok(found.map_or(CasOutcome::Applied, |found| CasOutcome::Found(Some(found))));
         }
         self.inner.compare_and_set(table, row, expected, new).await
+    }
+
+    async fn compare_and_set_all(&self, table: &'static Table, partition: &Key, swaps: Vec<Swap>) -> StoreResult<bool> {
+        check_swaps(table, partition, &swaps)?;
+        let partition = value::columns(partition)?;
+        let mut batch = Batch::new(BatchType::Unlogged);
+        let mut values = Vec::with_capacity(swaps.len());
+        let mut bytes = 0;
+        for Swap { clustering, expected, new } in swaps {
+            let clustering = value::columns(&clustering)?;
+            bytes += batches::weight(&partition, &clustering, Some(&new));
+            let row = [partition.clone(), clustering].concat();
+            value::check_length(&row)?;
+            let (shape, bound) = swap(row, expected, new);
+            batch.append_statement(self.inner.prepared(table, shape).await?);
+            values.push(bound);
+        }
+        if values.len() > BATCH_ROWS_MAX || bytes > self.inner.batch_bytes_max {
+            return Err(StoreError::TooLarge(format!("{} rows of {} to set at once", values.len(), table.name)));
+        }
+        Answer::read(self.inner.run_batch(Call::Conditional, &batch, &values).await?)?.applied()
     }
 
     fn spans_partitions(&self) -> bool {

@@ -45,8 +45,12 @@ pub(crate) enum Request {
     Append(Box<Append>, Reply<()>),
     Write(Vec<Mutation>, Reply<()>),
     CompareAndSet { key: Vec<u8>, expected: Option<Bytes>, new: Option<Bytes>, reply: Reply<CasOutcome> },
+    CompareAndSetAll { swaps: Vec<KeyedSwap>, reply: Reply<bool> },
     Fence(Vec<u8>, Reply<Option<Fence>>),
 }
+
+/// A row's key, what is expected there, and what shall stand there.
+type KeyedSwap = (Vec<u8>, Option<Bytes>, Bytes);
 
 /// The way to the committer.
 #[derive(Debug)]
@@ -152,6 +156,10 @@ impl Work {
                 let outcome = self.compare_and_set(key, &expected, new, group);
                 group.answer(reply, outcome);
             }
+            Request::CompareAndSetAll { swaps, reply } => {
+                let outcome = self.compare_and_set_all(swaps, group);
+                group.answer(reply, outcome);
+            }
             Request::Fence(key, reply) => {
                 let outcome = self.fence(&key);
                 group.answer(reply, outcome);
@@ -193,10 +201,7 @@ impl Work {
         new: Option<Bytes>,
         group: &mut Group,
     ) -> StoreResult<CasOutcome> {
-        let found = match group.rows.get(&key) {
-            Some(found) => found.clone(),
-            None => get(&self.spaces.conditional, &key)?,
-        };
+        let found = self.found(&key, group)?;
         if found != *expected {
             return Ok(CasOutcome::Found(found));
         }
@@ -207,6 +212,25 @@ impl Work {
         group.rows.insert(key, new);
         group.writes = true;
         Ok(CasOutcome::Applied)
+    }
+
+    fn compare_and_set_all(&self, swaps: Vec<KeyedSwap>, group: &mut Group) -> StoreResult<bool> {
+        for (key, expected, _) in &swaps {
+            if self.found(key, group)? != *expected {
+                return Ok(false);
+            }
+        }
+        for (key, _, new) in swaps {
+            group.batch.insert(&self.spaces.conditional, key.clone(), &*new);
+            group.rows.insert(key, Some(new));
+        }
+        group.writes = true;
+        Ok(true)
+    }
+
+    /// What stands in a row of a conditional table, the group's own writes included.
+    fn found(&self, key: &[u8], group: &Group) -> StoreResult<Option<Bytes>> {
+        group.rows.get(key).map_or_else(|| get(&self.spaces.conditional, key), |found| Ok(found.clone()))
     }
 
     fn fence(&mut self, key: &[u8]) -> StoreResult<Option<Fence>> {

@@ -10,8 +10,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_store::{
-    Append, CasOutcome, Direction, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreResult, Table, TableKind,
-    model::{check, check_append, check_mutation},
+    Append, CasOutcome, Direction, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreResult, Swap, Table,
+    TableKind,
+    model::{check, check_append, check_mutation, check_swaps},
 };
 use cofactor_types::Position;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions};
@@ -180,6 +181,13 @@ impl Store for EmbeddedStore {
         check(table, Some(TableKind::Conditional), partition, clustering)?;
         let key = keys::row(table, partition, clustering);
         self.inner.committer.ask(|reply| Request::CompareAndSet { key, expected, new, reply }).await
+    }
+
+    async fn compare_and_set_all(&self, table: &'static Table, partition: &Key, swaps: Vec<Swap>) -> StoreResult<bool> {
+        check_swaps(table, partition, &swaps)?;
+        let keyed = |swap: Swap| (keys::row(table, partition, &swap.clustering), swap.expected, swap.new);
+        let swaps = swaps.into_iter().map(keyed).collect();
+        self.inner.committer.ask(|reply| Request::CompareAndSetAll { swaps, reply }).await
     }
 
     fn spans_partitions(&self) -> bool {

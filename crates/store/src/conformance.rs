@@ -9,7 +9,7 @@ use futures::future::join_all;
 
 use crate::{
     Append, CasOutcome, Direction, Durability, Fence, Key, LogKey, LogReader, Mutation, RangeRead, Scan, Store,
-    StoreError, key, record, tables,
+    StoreError, Swap, key, record, tables,
 };
 
 /// Runs every case, each on an empty store.
@@ -26,6 +26,7 @@ pub async fn all(make: impl AsyncFn() -> Arc<dyn Store>) {
     one_of_many_appends_wins(make().await).await;
     logs_side_by_side_do_not_disturb_each_other(make().await).await;
     compare_and_set_compares(make().await).await;
+    rows_of_a_partition_are_set_together_or_not_at_all(make().await).await;
     misuse_is_refused(&*make().await).await;
     logs_are_read_across_buckets(make().await).await;
 }
@@ -236,6 +237,37 @@ async fn compare_and_set_compares(store: Arc<dyn Store>) {
     assert_eq!(store.get(&tables::ALIASES, &name, &Key::EMPTY).await, Ok(value("two")));
     assert_eq!(set(value("two"), None).await, CasOutcome::Applied);
     assert_eq!(set(value("two"), value("x")).await, CasOutcome::Found(None));
+}
+
+async fn rows_of_a_partition_are_set_together_or_not_at_all(store: Arc<dyn Store>) {
+    let slice = key![7_u64];
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let swap = |row: u64, expected: Option<&'static str>, new| Swap {
+        clustering: key![row],
+        expected: expected.map(bytes),
+        new: bytes(new),
+    };
+    let set = async |swaps| store.compare_and_set_all(&tables::SHARDS, &slice, swaps).await;
+    let rows = async || {
+        let scan = Scan::new(&tables::SHARDS, slice.clone(), Key::EMPTY, usize::MAX);
+        let rows = store.scan(scan).await.expect("rows");
+        rows.into_iter().map(|row| (row.clustering.number(0), row.value)).collect::<Vec<_>>()
+    };
+    let racers = (0..20).map(|_| set(vec![swap(1, None, "a"), swap(2, None, "b")]));
+    let won = join_all(racers).await.into_iter().filter(|outcome| *outcome == Ok(true)).count();
+    assert_eq!(won, 1);
+    // What stands and what is new go together.
+    assert_eq!(set(vec![swap(2, Some("b"), "c"), swap(3, None, "d")]).await, Ok(true));
+    assert_eq!(set(vec![swap(1, Some("a"), "x"), swap(2, Some("b"), "x")]).await, Ok(false));
+    assert_eq!(set(vec![swap(1, Some("a"), "x"), swap(3, None, "x")]).await, Ok(false));
+    assert_eq!(rows().await, [(1, bytes("a")), (2, bytes("c")), (3, bytes("d"))]);
+    // Others set other rows of the partition at the same time.
+    let others = (10..26).map(|row| set(vec![swap(row, None, "e"), swap(row + 100, None, "e")]));
+    assert!(join_all(others).await.into_iter().all(|outcome| outcome == Ok(true)));
+    assert_eq!(rows().await.len(), 35);
+    for wrong in [vec![], vec![swap(1, Some("a"), "x"), swap(1, Some("a"), "y")]] {
+        assert!(matches!(set(wrong).await, Err(StoreError::Misuse(_))));
+    }
 }
 
 async fn misuse_is_refused(store: &dyn Store) {

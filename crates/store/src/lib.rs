@@ -17,5 +17,7 @@ pub mod tables;
 pub use self::{
     key::{Column, ColumnKind, Key, KeyPart, Table, TableKind},
     log::{LogKey, LogReader, LogRow, RangeRead, bucket_of},
-    port::{Append, CasOutcome, Direction, Durability, Fence, Mutation, Row, Scan, Store, StoreError, StoreResult},
+    port::{
+        Append, CasOutcome, Direction, Durability, Fence, Mutation, Row, Scan, Store, StoreError, StoreResult, Swap,
+    },
 };

@@ -5,7 +5,7 @@
 //! simulation under a paused clock gives the same trace for the same seed.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,8 +18,8 @@ use cofactor_types::Position;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
-    Append, CasOutcome, Direction, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Table,
-    TableKind, tables,
+    Append, CasOutcome, Direction, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Swap,
+    Table, TableKind, tables,
 };
 
 /// How often calls go wrong, in parts of a thousand, and how long they take.
@@ -252,6 +252,24 @@ pub fn check_append(append: &Append, spans_partitions: bool) -> StoreResult<()> 
     append.also.iter().try_for_each(check_mutation)
 }
 
+/// [`check`] for [`Store::compare_and_set_all`]: rows of a conditional table, each named once.
+///
+/// # Errors
+/// [`StoreError::Misuse`] naming the table.
+pub fn check_swaps(table: &'static Table, partition: &Key, swaps: &[Swap]) -> StoreResult<()> {
+    let mut rows = BTreeSet::new();
+    for swap in swaps {
+        check(table, Some(TableKind::Conditional), partition, &swap.clustering)?;
+        if !rows.insert(&swap.clustering) {
+            return Err(StoreError::Misuse(format!("{}: {:?} twice", table.name, swap.clustering)));
+        }
+    }
+    if rows.is_empty() {
+        return Err(StoreError::Misuse(format!("{}: nothing to set", table.name)));
+    }
+    Ok(())
+}
+
 /// [`check`] for a plain write: of a plain table, or of a log, where it may touch rows of a sealed bucket only.
 ///
 /// # Errors
@@ -355,6 +373,20 @@ impl Store for ModelStore {
                 None => rows.remove(&clustering),
             };
             Ok(CasOutcome::Applied)
+        })
+        .await
+    }
+
+    async fn compare_and_set_all(&self, table: &'static Table, partition: &Key, swaps: Vec<Swap>) -> StoreResult<bool> {
+        check_swaps(table, partition, &swaps)?;
+        let partition = partition.clone();
+        self.written(move |state| {
+            let rows = &mut state.data.entry((table.id, partition)).or_default().rows;
+            let stand = swaps.iter().all(|swap| rows.get(&swap.clustering) == swap.expected.as_ref());
+            if stand {
+                rows.extend(swaps.into_iter().map(|swap| (swap.clustering, swap.new)));
+            }
+            Ok(stand)
         })
         .await
     }

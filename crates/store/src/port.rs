@@ -186,16 +186,29 @@ pub enum CasOutcome {
     Found(Option<Bytes>),
 }
 
+/// One row of [`Store::compare_and_set_all`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Swap {
+    /// The clustering key.
+    pub clustering: Key,
+    /// What stands there, `None` if nothing.
+    pub expected: Option<Bytes>,
+    /// What shall stand there.
+    pub new: Bytes,
+}
+
 /// A store.
 ///
 /// Reads see every write that was answered before they began. Writes of one call are applied together where they share
 /// a partition. A future that is dropped before it answers leaves the write *unknown*.
 #[async_trait]
 pub trait Store: Debug + Send + Sync + 'static {
-    /// The value of one row of a plain or conditional table, or of a log.
+    /// The value of one row of a plain or conditional table, or of a log. Of a conditional table it also settles what an
+    /// earlier write of unknown outcome came to, as far as it got; where many ask about rows that others set at the same
+    /// moment, [`Self::scan`] is the cheaper question.
     async fn get(&self, table: &'static Table, partition: &Key, clustering: &Key) -> StoreResult<Option<Bytes>>;
 
-    /// Consecutive rows of one partition.
+    /// Consecutive rows of one partition, as the writes that were answered left them.
     async fn scan(&self, scan: Scan) -> StoreResult<Vec<Row>>;
 
     /// Plain writes. Idempotent: after [`StoreError::Unknown`] or [`StoreError::Unavailable`] the caller may repeat them.
@@ -226,6 +239,10 @@ pub trait Store: Debug + Send + Sync + 'static {
         expected: Option<Bytes>,
         new: Option<Bytes>,
     ) -> StoreResult<CasOutcome>;
+
+    /// Sets several rows of one partition of a conditional table if every one of them stands as expected, or none; says
+    /// which. Answered when durable.
+    async fn compare_and_set_all(&self, table: &'static Table, partition: &Key, swaps: Vec<Swap>) -> StoreResult<bool>;
 
     /// Whether [`Append::also`] may carry writes of other partitions, applied atomically with the rows.
     fn spans_partitions(&self) -> bool;

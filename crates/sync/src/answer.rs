@@ -118,14 +118,7 @@ impl Inner {
         token.raise(closed);
         let mut user_delivered = user_up_to;
         for mut room in rooms {
-            let is_joined = room.entry.membership == MembershipState::Join;
-            let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
-            // In an initial sync the timeline of a room begins with its last event; elsewhere it is asked for.
-            room.to_the_end = is_joined && is_unheard && since.is_none();
-            if is_joined && is_unheard && since.is_some() {
-                let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
-                room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
-            }
+            self.find_end(slot, &mut room, since.is_none()).await?;
             // One place is the user's own.
             if token.exceptions_len() >= TOKEN_EXCEPTIONS_MAX - 1 && (room.up_to > closed || room.to_the_end) {
                 if since.is_some() && room.is_new && room.entry.room_position > closed {
@@ -155,6 +148,21 @@ impl Inner {
         token.deliver(&user, user_delivered);
         body.text("next_batch", &token.to_string());
         Ok(Answer { body: body.end_object().into(), token, has_news })
+    }
+
+    /// How far a joined room goes of which nothing was heard yet: in an initial sync its timeline begins with its last event,
+    /// elsewhere that is asked for.
+    async fn find_end(&self, slot: &Slot, room: &mut RoomLook, is_initial: bool) -> Result<(), Fault> {
+        let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
+        if room.entry.membership != MembershipState::Join || !is_unheard {
+            return Ok(());
+        }
+        room.to_the_end = is_initial;
+        if !is_initial {
+            let head = self.history.last_at(&room.entry.room_id, Position::MAX).await?;
+            room.up_to = room.up_to.max(head.map_or(Position::ZERO, |head| head.position));
+        }
+        Ok(())
     }
 
     /// Reads what all these rooms need, once.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cofactor_entity::Planted;
 use cofactor_store::{
-    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Table,
+    Append, CasOutcome, Durability, Fence, Key, Mutation, Row, Scan, Store, StoreError, StoreResult, Swap, Table,
     model::ModelStore,
 };
 use cofactor_types::Position;
@@ -136,6 +136,10 @@ impl Store for Connection {
         new: Option<Bytes>,
     ) -> StoreResult<CasOutcome> {
         self.write(self.store.compare_and_set(table, partition, clustering, expected, new)).await
+    }
+
+    async fn compare_and_set_all(&self, table: &'static Table, partition: &Key, swaps: Vec<Swap>) -> StoreResult<bool> {
+        self.write(self.store.compare_and_set_all(table, partition, swaps)).await
     }
 
     fn spans_partitions(&self) -> bool {

@@ -133,8 +133,11 @@ fn chaos(root: &Path) -> Result<()> {
     succeed(Command::new("cargo").args(example).arg("--binary").arg(server(root)).current_dir(root))
 }
 
-/// Refuses a server whose sends cost more in larger rooms, or whose syncs cost more in more rooms.
+/// Refuses a server whose sends cost more in larger rooms, or whose syncs cost more in more rooms, and rules that resolve
+/// a few conflicts more slowly in larger rooms.
 fn cost(root: &Path) -> Result<()> {
+    let resolution = ["bench", "--package", "cofactor-room", "--bench", "resolution"];
+    succeed(Command::new("cargo").args(resolution).current_dir(root))?;
     let gate = ["run", "--release", "--package", "cofactor-loadtest", "--", "gate", "--binary"];
     succeed(Command::new("cargo").args(gate).arg(server(root)).current_dir(root))
 }

@@ -108,6 +108,9 @@ fn rows(rows: &[Row]) -> String {
         for (name, value) in number.checked_sub(1).into_iter().flat_map(|at| &rows[at].figures) {
             let _ = writeln!(out, "      {name}: {}", figure(*value));
         }
+        for (name, value) in number.checked_sub(1).into_iter().flat_map(|at| &rows[at].counters) {
+            let _ = writeln!(out, "      {name}: {} for each", figure(*value));
+        }
     }
     out
 }

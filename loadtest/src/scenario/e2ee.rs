@@ -122,7 +122,7 @@ impl E2ee {
                 outcome
             }
         });
-        let mut sample = cost_of(&world.target.pids, IN_FLIGHT, plan, &work).await;
+        let mut sample = cost_of(&world.target, IN_FLIGHT, plan, &work).await?;
         add_open(&mut sample, plan, round, &work).await?;
         let arrived = drain(&world.server, receiver, since, &format!("{}-{round}", plan.run), plan).await?;
         sample.findings = Some(judge(done.load(Ordering::Relaxed), &arrived));

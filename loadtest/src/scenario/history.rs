@@ -75,7 +75,7 @@ impl Scenario for History {
         let events = page["chunk"].as_array().map_or(0, Vec::len) as u64;
         ensure!(events == PAGE, "page {} holds {events} events instead of {PAGE}", case.size);
         let work = asking(&world.server, move |_| Ask::get(path.clone(), &reader.token));
-        let mut sample = cost_of(&world.target.pids, IN_FLIGHT, &context.plan, &work).await;
+        let mut sample = cost_of(&world.target, IN_FLIGHT, &context.plan, &work).await?;
         add_open(&mut sample, &context.plan, round, &work).await?;
         Ok(sample)
     }

@@ -91,7 +91,7 @@ impl Scenario for Incremental {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let work = asking(&world.server, move |_| Ask::get(path.clone(), &token));
-        let mut sample = cost_of(&world.target.pids, case.in_flight, plan, &work).await;
+        let mut sample = cost_of(&world.target, case.in_flight, plan, &work).await?;
         add_open(&mut sample, plan, round, &work).await?;
         Ok(sample)
     }

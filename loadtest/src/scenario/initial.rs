@@ -57,7 +57,7 @@ impl Scenario for Initial {
         let work = asking(&world.server, move |_| Ask::get(path.clone(), &token));
         // An initial sync is rare: one at a time, its latency is that of a device that has the server to itself.
         let plan = Plan { warm_up: Duration::ZERO, ..context.plan.clone() };
-        let mut sample = cost_of(&world.target.pids, 1, &plan, &work).await;
+        let mut sample = cost_of(&world.target, 1, &plan, &work).await?;
         let tally = sample.capacity.as_ref();
         #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
         if let Some(tally) = tally.filter(|tally| tally.done > 0) {

@@ -80,7 +80,7 @@ impl Scenario for Media {
             );
             asking(&world.server, move |_| Ask::get(path.clone(), &token))
         };
-        let mut sample = cost_of(&world.target.pids, IN_FLIGHT, &plan, &work).await;
+        let mut sample = cost_of(&world.target, IN_FLIGHT, &plan, &work).await?;
         add_open(&mut sample, &plan, round, &work).await?;
         Ok(sample)
     }

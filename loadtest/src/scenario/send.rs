@@ -58,7 +58,7 @@ impl Scenario for Send {
         let sender = world.users(1, &context.progress).await?[0].clone();
         let ledger = Ledger::new(&format!("{}-{}-{}-{round}", plan.run, case.size, case.in_flight));
         let work = sending(&world.server, &ledger, &sender, &room.id);
-        let mut sample = cost_of(&world.target.pids, case.in_flight, plan, &work).await;
+        let mut sample = cost_of(&world.target, case.in_flight, plan, &work).await?;
         add_open(&mut sample, plan, round, &work).await?;
         if !readers.is_empty() {
             sample.findings = Some(

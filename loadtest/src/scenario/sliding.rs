@@ -67,7 +67,7 @@ impl Scenario for Sliding {
         let rooms = answer["rooms"].as_object().map_or(0, serde_json::Map::len) as u64;
         ensure!(rooms == WINDOW.min(case.size), "a window of {WINDOW} of {} rooms holds {rooms}", case.size);
         let work = asking(&world.server, move |_| ask.clone());
-        let mut sample = cost_of(&world.target.pids, IN_FLIGHT, &context.plan, &work).await;
+        let mut sample = cost_of(&world.target, IN_FLIGHT, &context.plan, &work).await?;
         add_open(&mut sample, &context.plan, round, &work).await?;
         Ok(sample)
     }

@@ -1,8 +1,14 @@
 //! Reading the fields of an event out of its canonical JSON object.
 
+use std::{borrow::Cow, fmt};
+
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, RoomId,
     UInt, events::TimelineEventType,
+};
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -37,6 +43,44 @@ pub(super) fn depth(object: &CanonicalJsonObject) -> Result<u64, PduError> {
 pub(super) fn raw(value: &CanonicalJsonValue) -> Result<Box<RawValue>, PduError> {
     serde_json::value::to_raw_value(value).map_err(|error| PduError::Encode(error.to_string()))
 }
+
+/// Goes over the members of an object that was written as canonical JSON; their values stay as they stand there.
+pub(super) fn each_member(object: &str, take: impl FnMut(&str, &RawValue)) -> serde_json::Result<()> {
+    struct Members<F>(F);
+
+    impl<'de, F: FnMut(&str, &RawValue)> Visitor<'de> for Members<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
+            while let Some((MemberName(name), value)) = members.next_entry()? {
+                (self.0)(&name, value);
+            }
+            Ok(())
+        }
+    }
+
+    serde_json::Deserializer::from_str(object).deserialize_map(Members(take))
+}
+
+/// A string member of such an object; what is no string counts as absent.
+pub(super) fn string_of(object: &RawValue, name: &str) -> Option<String> {
+    let mut found = None;
+    let take = |member: &str, value: &RawValue| {
+        if member == name {
+            found = serde_json::from_str(value.get()).ok();
+        }
+    };
+    each_member(object.get(), take).ok()?;
+    found
+}
+
+/// The name of a member, copied only where it has escapes.
+#[derive(Deserialize)]
+struct MemberName<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Parses an event id; in versions 1 and 2 it names a server, on which the redaction rule depends.
 pub(super) fn event_id(id: &str, name: &'static str, version: &RoomVersion) -> Result<OwnedEventId, PduError> {

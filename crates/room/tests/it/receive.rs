@@ -237,9 +237,14 @@ fn local_events_meet_the_same_judgement() {
     let judge = |pdu: &Arc<Pdu>| {
         let verified = Verified::local(Pdu::clone(pdu));
         let in_steps = verified.clone().check_auth_events(None, &world).unwrap().judge(&state, &state);
-        [in_steps, verified.judge_authored(&world, &state)]
+        let levels = world.power_levels(&state);
+        let at_once = verified.clone().judge_authored(&world, &state, levels.as_ref());
+        [in_steps, at_once, verified.judge_authored(&world, &state, None)]
     };
-    assert!(judge(&allowed).iter().all(|outcome| matches!(outcome, Outcome::Accepted(_))));
+    let ordinary = world.build(BOB, "m.room.message", None, object(&json!({})), None, &state);
+    for allowed in [allowed, ordinary] {
+        assert!(judge(&allowed).iter().all(|outcome| matches!(outcome, Outcome::Accepted(_))));
+    }
     assert!(judge(&forbidden).iter().all(|outcome| matches!(outcome, Outcome::Rejected { .. })));
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use cofactor_room::{
-    AuthError, ChainCover, Draft, EventRef, EventSource, Pdu, RoomVersion, StateEntry, StateTree, StateView, author,
-    authorize_event, next_depth, select_auth_events,
+    AuthError, ChainCover, Draft, EventRef, EventSource, Pdu, PowerLevels, RoomVersion, StateEntry, StateTree,
+    StateView, author, authorize_event, is_surely_allowed, next_depth, select_auth_events,
 };
 use ruma::{
     CanonicalJsonObject, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, UInt, UserId,
@@ -188,8 +188,21 @@ impl World {
         state: &State,
     ) -> Result<Arc<Pdu>, AuthError> {
         let pdu = self.build(sender, event_type, key, object(content), None, state);
-        authorize_event(&pdu, state)?;
-        Ok(pdu)
+        let verdict = authorize_event(&pdu, state);
+        assert!(verdict.is_ok() || !self.is_surely_allowed(&pdu, state), "{event_type} of {sender}: {verdict:?}");
+        verdict.map(|()| pdu)
+    }
+
+    /// Whether the power levels of the state, read before, allow the event.
+    pub(crate) fn is_surely_allowed(&self, pdu: &Pdu, state: &State) -> bool {
+        let levels = self.power_levels(state);
+        levels.is_some_and(|levels| is_surely_allowed(pdu, state, &levels))
+    }
+
+    /// The power levels of a state, where they can be read.
+    pub(crate) fn power_levels(&self, state: &State) -> Option<PowerLevels> {
+        let create = state.get(&StateEventType::RoomCreate, "")?;
+        PowerLevels::from_state(&create, state.get(&StateEventType::RoomPowerLevels, "").as_deref()).ok()
     }
 
     /// An event, allowed or not.

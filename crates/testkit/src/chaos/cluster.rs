@@ -207,6 +207,21 @@ impl Cluster {
         send_signal(read_id(&path).ok_or_else(missing)?, name)
     }
 
+    /// Kills a service and waits until nothing of it is left: a large process takes its time to go.
+    async fn kill_service(&self, service: &str) -> Result<(), DeploymentError> {
+        let path = self.folder.join(service).join("pid");
+        let missing = || io_error(path.display().to_string())(io::ErrorKind::NotFound.into());
+        let id = read_id(&path).ok_or_else(missing)?;
+        send_signal(id, "KILL")?;
+        // The command line of a process that nobody has waited for yet is empty.
+        let is_there = || fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|command| !command.is_empty());
+        let end = Instant::now() + STOP_MAX;
+        while is_there() && Instant::now() < end {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
     /// Starts a service again on its data and its port.
     async fn serve_again(&self, service: &str, address: &str) -> Result<(), DeploymentError> {
         let port = address.rsplit(':').next().unwrap_or_default();
@@ -310,8 +325,7 @@ impl Deployment for Cluster {
     }
 
     async fn kill_bus(&self) -> Result<(), DeploymentError> {
-        let Some(id) = read_id(&self.folder.join("redis/pid")) else { return Ok(()) };
-        send_signal(id, "KILL")
+        self.kill_service("redis").await
     }
 
     async fn restart_bus(&self) -> Result<(), DeploymentError> {
@@ -328,7 +342,7 @@ impl Deployment for Cluster {
     }
 
     async fn kill_store(&self) -> Result<(), DeploymentError> {
-        self.signal_store("KILL")
+        self.kill_service("cql").await
     }
 
     async fn restart_store(&self) -> Result<(), DeploymentError> {
