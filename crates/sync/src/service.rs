@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cofactor_bus::{Delivery, Heartbeat, Listener, Record};
 use cofactor_entity::Planted;
 use cofactor_history::{History, Recent};
-use cofactor_store::{Scan, key, record, tables};
+use cofactor_store::{Direction, LogKey, RangeRead, Scan, key, record, tables};
 use cofactor_types::{Clock, EntityId, EntityKind, Fault, Position, ShardId, SyncToken, limits::SHARDS_DEFAULT};
 use cofactor_wire::{
     room::{self, Typing},
@@ -432,6 +432,10 @@ impl Inner {
                 read = read.max(record::decode::<AccountData>(&row.value)?.position);
             }
         }
+        // A device that was new just before is no news after an initial sync.
+        let devices = LogKey { entity: EntityId::user(&slot.user_id), class: user::class::DEVICES, sub: "".into() };
+        let last = RangeRead { after: Position::ZERO, up_to: Position::MAX, direction: Direction::Backward, limit: 1 };
+        let last = self.history.reader().read(&devices, last).await?;
         let counts = rows(user::state::KEY_COUNTS).await?;
         let rooms = rooms.iter().map(|row| record::decode::<RoomEntry>(&row.value)).collect::<Result<Vec<_>, _>>()?;
         let mut hub = self.hub();
@@ -447,7 +451,8 @@ impl Inner {
             let counts: KeyCounts = record::decode(&row.value)?;
             view.key_counts.entry(row.clustering.text(1).into()).or_insert(counts);
         }
-        let read = rooms.iter().map(|entry| entry.position).fold(read, Position::max);
+        let positions = rooms.iter().map(|entry| entry.position).chain(last.iter().map(|row| row.position));
+        let read = positions.fold(read, Position::max);
         // The log is written in order: what was read of it tells that all before it can be read too.
         view.feed.see_user(read);
         for entry in rooms {
