@@ -267,11 +267,7 @@ fn targets(options: &Run) -> Result<Vec<Target>> {
         }
     }
     for text in &options.metrics {
-        let named = targets.iter().any(|target| text.starts_with(&format!("{}=", target.name)));
-        let (target, pages) = match text.split_once('=').filter(|_| named) {
-            Some((name, pages)) => (for_target(&mut targets, &format!("{name}="))?.0, pages),
-            None => for_target(&mut targets, text)?,
-        };
+        let (target, pages) = for_target(&mut targets, text)?;
         for page in pages.split(',') {
             target.metrics.push(Target::parse(page)?.url);
         }

@@ -82,6 +82,7 @@ impl RateLimits {
 
 #[cfg(test)]
 mod tests {
+    use cofactor_types::ManualClock;
     use std::{
         sync::atomic::{AtomicBool, AtomicUsize},
         time::Duration,
@@ -92,19 +93,6 @@ mod tests {
     use cofactor_bus::{BusError, local::LocalShared};
 
     use super::*;
-
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn now_us(&self) -> u64 {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn steady_us(&self) -> u64 {
-            self.now_us()
-        }
-    }
 
     /// Shared facts that can go away.
     #[derive(Debug)]
@@ -137,12 +125,12 @@ mod tests {
         }
     }
 
-    fn line(clock: &Arc<Hand>) -> Arc<Line> {
+    fn line(clock: &Arc<ManualClock>) -> Arc<Line> {
         let facts = LocalShared::new(Arc::clone(clock) as Arc<dyn Clock>);
         Arc::new(Line { facts, is_down: AtomicBool::new(false), asked: AtomicUsize::new(0) })
     }
 
-    fn limits(line: &Arc<Line>, clock: &Arc<Hand>, burst: f64) -> RateLimits {
+    fn limits(line: &Arc<Line>, clock: &Arc<ManualClock>, burst: f64) -> RateLimits {
         let login = cofactor_http::Rate { per_second: 0.5, burst };
         let options = LimitOptions { login, ..LimitOptions::default() };
         RateLimits::new(options, Arc::clone(line) as Arc<dyn Shared>, Arc::clone(clock) as Arc<dyn Clock>)
@@ -159,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_frontends_grant_together_what_one_would() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(ManualClock::default());
         let line = line(&clock);
         let (one, other) = (limits(&line, &clock, 8.0), limits(&line, &clock, 8.0));
         for _ in 0..4 {
@@ -174,7 +162,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_the_shared_count_a_process_grants_less_and_does_not_ask_each_time() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(ManualClock::default());
         let line = line(&clock);
         let limits = limits(&line, &clock, 8.0);
         line.is_down.store(true, Ordering::Relaxed);
@@ -187,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_burst_of_one_stays_one_without_the_shared_count() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(ManualClock::default());
         let line = line(&clock);
         let limits = limits(&line, &clock, 1.0);
         line.is_down.store(true, Ordering::Relaxed);

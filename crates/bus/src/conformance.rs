@@ -231,25 +231,13 @@ async fn tokens_are_taken_all_or_none(facts: &dyn Shared, unit: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use cofactor_types::ManualClock;
+    use std::sync::atomic::Ordering;
 
     use cofactor_types::Clock;
 
     use super::*;
     use crate::local::{LocalBus, LocalShared};
-
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn now_us(&self) -> u64 {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn steady_us(&self) -> u64 {
-            self.now_us()
-        }
-    }
 
     #[tokio::test]
     async fn the_local_bus_keeps_the_contract() {
@@ -258,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn local_facts_keep_the_contract() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(ManualClock::default());
         let facts = LocalShared::new(Arc::clone(&clock) as Arc<dyn Clock>);
         let advance = async |by: Duration| {
             clock.0.fetch_add(by.as_micros() as u64, Ordering::Relaxed);

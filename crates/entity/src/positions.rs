@@ -116,25 +116,13 @@ impl Positions {
 
 #[cfg(test)]
 mod tests {
+    use cofactor_types::ManualClock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn now_us(&self) -> u64 {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn steady_us(&self) -> u64 {
-            self.now_us()
-        }
-    }
-
-    fn positions(now_us: u64, start: u64, end: u64) -> (Arc<Hand>, Arc<Positions>) {
-        let clock = Arc::new(Hand(AtomicU64::new(now_us)));
+    fn positions(now_us: u64, start: u64, end: u64) -> (Arc<ManualClock>, Arc<Positions>) {
+        let clock = Arc::new(ManualClock(AtomicU64::new(now_us)));
         (Arc::clone(&clock), Positions::new(clock, Position(start), Position(end)))
     }
 

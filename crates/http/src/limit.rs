@@ -202,26 +202,14 @@ impl RateLimiter {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use cofactor_types::ManualClock;
+    use std::sync::atomic::Ordering;
 
     use super::*;
 
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn now_us(&self) -> u64 {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn steady_us(&self) -> u64 {
-            self.now_us()
-        }
-    }
-
     #[test]
     fn a_burst_is_let_through_and_then_the_rate_with_the_time_to_wait() {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(ManualClock::default());
         let options = LimitOptions { login: Rate { per_second: 0.5, burst: 2.0 }, ..LimitOptions::default() };
         let limiter = RateLimiter::new(options, Arc::clone(&clock) as Arc<dyn Clock>);
         assert!(limiter.take(LimitClass::Login, "a").is_ok());

@@ -124,28 +124,16 @@ impl fmt::Debug for Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use cofactor_types::ManualClock;
+    use std::sync::atomic::Ordering;
 
     use super::*;
 
-    #[derive(Debug, Default)]
-    struct Hand(AtomicU64);
-
-    impl Clock for Hand {
-        fn now_us(&self) -> u64 {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn steady_us(&self) -> u64 {
-            self.now_us()
-        }
-    }
-
-    fn pool(connections_max: usize, idle: Duration) -> (Pool, Arc<Hand>) {
+    fn pool(connections_max: usize, idle: Duration) -> (Pool, Arc<ManualClock>) {
         let security = Security::Secret("correct-horse-battery".to_owned());
-        let hand = Arc::new(Hand::default());
+        let hand = Arc::new(ManualClock::default());
         let options = ClientOptions { connections_max, idle, ..ClientOptions::new(security) };
-        let clock: Arc<dyn Clock> = Arc::<Hand>::clone(&hand);
+        let clock: Arc<dyn Clock> = Arc::<ManualClock>::clone(&hand);
         (Pool::new(options, clock).unwrap(), hand)
     }
 

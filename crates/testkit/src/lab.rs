@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use cofactor_entity::Planted;
 use cofactor_node::Core;
 use cofactor_rooms::{CreateRoomOptions, Preset};
 use cofactor_store::model::ModelStore;
-use cofactor_types::Fault;
+use cofactor_sync::SyncRequest;
+use cofactor_types::{Fault, SyncToken};
 use cofactor_wire::{
     room::{MembershipAction, NewEvent, RoomCommand, RoomReply, Rooms, Transaction},
     user_command::{NewTokens, UserCommand},
@@ -74,6 +76,23 @@ pub fn room_options(creator: &UserId, preset: Preset) -> CreateRoomOptions {
 }
 
 impl Lab {
+    /// The answer to a `/sync` of a user's phone without a filter.
+    ///
+    /// # Errors
+    /// The node's own.
+    pub async fn sync(&self, user_id: &UserId, since: Option<SyncToken>, timeout: Duration) -> Result<Bytes, Fault> {
+        let request = SyncRequest {
+            user_id: user_id.to_owned(),
+            device_id: device_id!("PHONE").to_owned(),
+            since,
+            filter: Default::default(),
+            full_state: false,
+            timeout,
+            state_after: None,
+        };
+        self.core().sync.sync(request).await
+    }
+
     /// The node.
     pub fn core(&self) -> &Core {
         &self.node.core

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Debug,
+    sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -69,6 +70,20 @@ pub trait Entropy: Debug + Send + Sync + 'static {
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
+
+/// A clock that stands still until it is told otherwise, in microseconds: for tests.
+#[derive(Debug, Default)]
+pub struct ManualClock(pub AtomicU64);
+
+impl Clock for ManualClock {
+    fn now_us(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn steady_us(&self) -> u64 {
+        self.now_us()
+    }
+}
 
 impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]

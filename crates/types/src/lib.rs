@@ -13,7 +13,7 @@ mod position;
 mod token;
 
 pub use self::{
-    clock::{Clock, Entropy, SystemClock, SystemEntropy},
+    clock::{Clock, Entropy, ManualClock, SystemClock, SystemEntropy},
     entity::{EntityHash, EntityId, EntityKind},
     fault::{ErrorClass, Fault},
     path::split_property_path,

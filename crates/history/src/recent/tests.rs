@@ -3,6 +3,7 @@ mod facts;
 use std::sync::atomic::AtomicUsize;
 
 use cofactor_store::{Direction, record};
+use cofactor_types::ManualClock;
 use cofactor_wire::room::{EventRecord, Rewritten, Totals};
 use futures::future::join_all;
 use ruma::{MilliSecondsSinceUnixEpoch, UInt, owned_event_id, owned_user_id};
@@ -10,20 +11,6 @@ use ruma::{MilliSecondsSinceUnixEpoch, UInt, owned_event_id, owned_user_id};
 use super::*;
 
 const BYTES_MAX: u64 = 1 << 20;
-
-/// A clock that stands still until it is told otherwise.
-#[derive(Debug, Default)]
-struct Hand(AtomicU64);
-
-impl Clock for Hand {
-    fn now_us(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn steady_us(&self) -> u64 {
-        self.now_us()
-    }
-}
 
 fn room(number: u64) -> OwnedRoomId {
     RoomId::parse(format!("!{number}:example.org")).unwrap()
@@ -54,14 +41,14 @@ fn event(text: &str) -> EventRecord {
 /// The log of every room: an event at each of these positions, newest first in what is read.
 struct Log {
     recent: Recent,
-    clock: Arc<Hand>,
+    clock: Arc<ManualClock>,
     reads: AtomicUsize,
     events: Mutex<Vec<Placed>>,
 }
 
 impl Log {
     fn new(bytes_max: u64) -> Self {
-        let clock = Arc::new(Hand::default());
+        let clock = Arc::new(ManualClock::default());
         let recent = Recent::new(bytes_max, false, Arc::clone(&clock) as Arc<dyn Clock>);
         recent.close(Position(1));
         Self { recent, clock, reads: AtomicUsize::new(0), events: Mutex::default() }

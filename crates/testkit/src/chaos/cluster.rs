@@ -201,17 +201,16 @@ impl Cluster {
 
 /// What is not a process of the server.
 impl Cluster {
-    fn signal_store(&self, name: &str) -> Result<(), DeploymentError> {
-        let path = self.folder.join("cql/pid");
+    /// The process id of a service.
+    fn service(&self, service: &str) -> Result<u32, DeploymentError> {
+        let path = self.folder.join(service).join("pid");
         let missing = || io_error(path.display().to_string())(io::ErrorKind::NotFound.into());
-        send_signal(read_id(&path).ok_or_else(missing)?, name)
+        read_id(&path).ok_or_else(missing)
     }
 
     /// Kills a service and waits until nothing of it is left: a large process takes its time to go.
     async fn kill_service(&self, service: &str) -> Result<(), DeploymentError> {
-        let path = self.folder.join(service).join("pid");
-        let missing = || io_error(path.display().to_string())(io::ErrorKind::NotFound.into());
-        let id = read_id(&path).ok_or_else(missing)?;
+        let id = self.service(service)?;
         send_signal(id, "KILL")?;
         // The command line of a process that nobody has waited for yet is empty.
         let is_there = || fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|command| !command.is_empty());
@@ -338,7 +337,7 @@ impl Deployment for Cluster {
     }
 
     async fn pause_store(&self, is_paused: bool) -> Result<(), DeploymentError> {
-        self.signal_store(if is_paused { "STOP" } else { "CONT" })
+        send_signal(self.service("cql")?, if is_paused { "STOP" } else { "CONT" })
     }
 
     async fn kill_store(&self) -> Result<(), DeploymentError> {

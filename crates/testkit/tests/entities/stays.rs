@@ -3,24 +3,14 @@
 use std::time::Duration;
 
 use cofactor_rooms::Preset;
-use cofactor_sync::SyncRequest;
 use cofactor_testkit::lab::{Lab, on_both_stores, room_options};
 use cofactor_types::{Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::room::MembershipAction;
-use ruma::{RoomId, UserId, device_id};
+use ruma::{RoomId, UserId};
 use serde_json::Value;
 
 async fn sync(lab: &Lab, user_id: &UserId, since: Option<SyncToken>) -> Value {
-    let request = SyncRequest {
-        user_id: user_id.to_owned(),
-        device_id: device_id!("PHONE").to_owned(),
-        since,
-        filter: Default::default(),
-        full_state: false,
-        timeout: Duration::ZERO,
-        state_after: None,
-    };
-    serde_json::from_slice(&lab.core().sync.sync(request).await.unwrap()).unwrap()
+    serde_json::from_slice(&lab.sync(user_id, since, Duration::ZERO).await.unwrap()).unwrap()
 }
 
 /// What a section says of a room: memberships and bodies, in order.

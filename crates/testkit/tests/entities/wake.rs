@@ -5,27 +5,17 @@ use std::time::Duration;
 use cofactor_bus::Delivery;
 use cofactor_rooms::Preset;
 use cofactor_store::{record, tables};
-use cofactor_sync::SyncRequest;
 use cofactor_testkit::lab::{Lab, on_both_stores, room_options};
 use cofactor_types::SyncToken;
 use cofactor_wire::room::{EventRecord, MembershipAction, NewEvent, RoomCommand, Rooms, class};
 use futures::future::join_all;
-use ruma::{EventId, OwnedUserId, RoomId, UserId, device_id};
+use ruma::{EventId, OwnedUserId, RoomId, UserId};
 use serde_json::Value;
 
 const WAITERS: usize = 100;
 
 async fn sync(lab: &Lab, user_id: &UserId, since: Option<SyncToken>) -> (String, SyncToken) {
-    let request = SyncRequest {
-        user_id: user_id.to_owned(),
-        device_id: device_id!("PHONE").to_owned(),
-        since,
-        filter: Default::default(),
-        full_state: false,
-        timeout: Duration::from_secs(30),
-        state_after: None,
-    };
-    let body = lab.core().sync.sync(request).await.unwrap();
+    let body = lab.sync(user_id, since, Duration::from_secs(30)).await.unwrap();
     let json: Value = serde_json::from_slice(&body).unwrap();
     let token = json["next_batch"].as_str().unwrap().parse().unwrap();
     (String::from_utf8(body.to_vec()).unwrap(), token)
