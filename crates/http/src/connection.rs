@@ -10,6 +10,10 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -67,6 +71,31 @@ impl Drop for UnderWay {
     }
 }
 
+/// Connections of a server that are open.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Open(Arc<AtomicUsize>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct OneOpen(Arc<AtomicUsize>);
+
+impl Open {
+    fn one(&self) -> OneOpen {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        OneOpen(Arc::clone(&self.0))
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for OneOpen {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A deadline that may be set.
 type Deadline = Option<Pin<Box<Sleep>>>;
 
@@ -84,11 +113,12 @@ pub(crate) struct Connection {
     begun: u64,
     head: Deadline,
     write: Deadline,
+    _open: OneOpen,
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, limits: Limits) -> Self {
-        Self { stream, limits, requests: Requests::default(), begun: 0, head: None, write: None }
+    pub(crate) fn new(stream: TcpStream, limits: Limits, open: &Open) -> Self {
+        Self { stream, limits, requests: Requests::default(), begun: 0, head: None, write: None, _open: open.one() }
     }
 
     /// For those who answer its requests.

@@ -8,7 +8,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -32,7 +32,7 @@ use tracing::{Instrument, field};
 use crate::{
     Access, ApiError, Body, Exchange, Reply, ReplyBody, RequestContext, Routes, Service, Session,
     body::{read_whole, stream},
-    connection::{Connection, Limits, Requests},
+    connection::{Connection, Limits, Open, Requests},
     convert,
 };
 
@@ -91,6 +91,15 @@ pub struct RunningServer {
     addresses: Vec<SocketAddr>,
     handle: ServerHandle,
     task: JoinHandle<io::Result<()>>,
+    clients: Arc<Clients>,
+}
+
+/// Who is connected, and what they are to be told.
+#[derive(Debug, Default)]
+struct Clients {
+    open: Open,
+    /// Each answer is the last on its connection.
+    sent_away: AtomicBool,
 }
 
 impl RunningServer {
@@ -99,13 +108,33 @@ impl RunningServer {
         &self.addresses
     }
 
-    /// Takes no more connections, lets requests finish, and ends.
+    /// From now on each answer says that it is the last on its connection.
+    pub fn send_away(&self) {
+        self.clients.sent_away.store(true, Ordering::Release);
+    }
+
+    /// Sends clients away with the answers to what they ask, lets requests finish, and ends.
     pub async fn stop(self) {
+        self.send_away();
+        // A connection that is closed just as its client asks something fails that request. Whoever is about to ask is
+        // answered instead; what is left after a while is idle.
+        let all_gone = async {
+            while self.clients.open.count() > 0 {
+                tokio::time::sleep(FAREWELL_LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(FAREWELL, all_gone).await;
         self.handle.stop(true).await;
         // What it has to say by now is only that it ended.
         let _ = self.task.await;
     }
 }
+
+/// How long clients are sent away before idle connections are closed.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How often is looked whether all have gone.
+const FAREWELL_LOOK: Duration = Duration::from_millis(10);
 
 /// How long a connection that is being closed may take to say goodbye.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -116,6 +145,7 @@ struct Edge<S> {
     /// Request ids: a number of the process, and a count.
     prefix: u64,
     count: AtomicU64,
+    clients: Arc<Clients>,
 }
 
 /// Listens and serves. Must be called inside the runtime of an actix system. `shutdown_s`: how long requests may take to
@@ -129,7 +159,14 @@ pub fn serve<S: Service>(
     request_id_prefix: u64,
     shutdown_s: u64,
 ) -> Result<RunningServer, BindError> {
-    let edge = Arc::new(Edge { routes, options: options.clone(), prefix: request_id_prefix, count: AtomicU64::new(0) });
+    let clients = Arc::<Clients>::default();
+    let edge = Arc::new(Edge {
+        routes,
+        options: options.clone(),
+        prefix: request_id_prefix,
+        count: AtomicU64::new(0),
+        clients: Arc::clone(&clients),
+    });
     let workers = match options.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         workers => workers,
@@ -156,7 +193,7 @@ pub fn serve<S: Service>(
     let server = server.run();
     let handle = server.handle();
     let task = tokio::spawn(server);
-    Ok(RunningServer { addresses, handle, task })
+    Ok(RunningServer { addresses, handle, task, clients })
 }
 
 /// Connections that wait to be taken, of one address.
@@ -180,6 +217,7 @@ fn connections<S: Service, F: Future<Output = ()> + 'static>(
         async move {
             let keep_alive = Duration::from_secs(edge.options.keep_alive_s);
             let head_timeout = limits.head;
+            let open = edge.clients.open.clone();
             let requests = fn_service(move |request: Request| {
                 let edge = Arc::clone(&edge);
                 async move { Ok::<_, Infallible>(edge.handle(request).await) }
@@ -198,7 +236,7 @@ fn connections<S: Service, F: Future<Output = ()> + 'static>(
                 // A socket that does not take the option serves all the same, only slower.
                 let _ = stream.set_nodelay(true);
                 let peer = stream.peer_addr().ok();
-                http.call((Connection::new(stream, limits), Protocol::Http1, peer))
+                http.call((Connection::new(stream, limits, &open), Protocol::Http1, peer))
             }))
         }
     })
@@ -232,9 +270,11 @@ impl<S: Service> Edge<S> {
             Err(error) => (error.status, finish_error(&error, &context, self.routes.same_origin)),
         };
         let time_max = Duration::from_millis(self.options.body_timeout_ms);
-        if let Some(payload) = unread
-            && !skip(payload, &request, time_max).await
-        {
+        let skipped = match unread {
+            Some(payload) => skip(payload, &request, time_max).await,
+            None => true,
+        };
+        if !skipped || self.clients.sent_away.load(Ordering::Acquire) {
             response.head_mut().set_connection_type(ConnectionType::Close);
         }
         let elapsed = start.elapsed();

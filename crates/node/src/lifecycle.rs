@@ -151,6 +151,7 @@ impl Node {
     /// Stops the node: requests finish, actors finish, the shards are handed back, the store is closed.
     pub async fn stop(mut self) {
         vitals::set_ready(false);
+        self.server.send_away();
         // Long-polls go home, so that the server need not wait for them.
         let _ = self.shutdown.send(true);
         self.server.stop().await;

@@ -182,9 +182,9 @@ impl Core {
                 planted: parts.planted,
                 ..sync
             };
-            SyncService::new(history.clone(), Arc::new(users.clone()), notifications, clock, options, shutdown)
+            SyncService::new(history.clone(), Arc::new(users.clone()), notifications, clock, options, shutdown.clone())
         });
-        let sync = Syncs::new(env.clone(), service.clone());
+        let sync = Syncs::new(env.clone(), service.clone(), shutdown);
         let keeper = Keeper::new(env.clone(), keeper, Arc::clone(&actors) as Arc<dyn ShardHost>, lease);
         let probe = Probe { env: env.clone(), rooms: rooms.clone(), users: users.clone(), sync: sync.clone() };
         let probe = Arc::new(probe);

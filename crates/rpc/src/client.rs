@@ -46,10 +46,14 @@ pub struct RpcTransport {
 }
 
 impl RpcTransport {
-    /// A transport without connections. `clock` tells it which have become idle.
+    /// A transport without connections. `clock` tells it which have become idle. Connections live on the runtime inside
+    /// which this is called, whoever uses them.
     ///
     /// # Errors
     /// If the security is none or its files cannot be used.
+    ///
+    /// # Panics
+    /// Outside of a runtime.
     pub fn new(options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self, SecurityError> {
         options.security.check()?;
         let bearer = match options.security.bearer() {

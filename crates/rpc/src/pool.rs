@@ -8,6 +8,9 @@ use std::{
 };
 
 use cofactor_types::{Clock, Fault};
+use futures::future::BoxFuture;
+use hyper::rt::Executor;
+use tokio::runtime::Handle;
 use tonic::{
     codegen::http::uri::Authority,
     transport::{Channel, ClientTlsConfig, Endpoint},
@@ -32,7 +35,19 @@ pub(crate) struct Pool {
     options: ClientOptions,
     tls: Option<ClientTlsConfig>,
     clock: Arc<dyn Clock>,
+    home: Home,
     entries: Mutex<HashMap<String, Entry>>,
+}
+
+/// The runtime on which all connections live. Callers are on runtimes of their own, of which one may end while others
+/// still wait for what comes over the same connection.
+#[derive(Clone, Debug)]
+struct Home(Handle);
+
+impl Executor<BoxFuture<'static, ()>> for Home {
+    fn execute(&self, work: BoxFuture<'static, ()>) {
+        self.0.spawn(work);
+    }
 }
 
 #[derive(Debug)]
@@ -42,12 +57,13 @@ struct Entry {
 }
 
 impl Pool {
+    /// Of the runtime inside which it is called.
     pub(crate) fn new(options: ClientOptions, clock: Arc<dyn Clock>) -> Result<Self, SecurityError> {
         let tls = match &options.security {
             Security::Secret(_) => None,
             Security::MutualTls(tls) => Some(tls.client()?),
         };
-        let pool = Self { options, tls, clock, entries: Mutex::default() };
+        let pool = Self { options, tls, clock, home: Home(Handle::current()), entries: Mutex::default() };
         // Certificates that cannot be used shall stop the node as it starts, not the first call.
         let unfit = |error: tonic::transport::Error| SecurityError::Certificates(sentence(&error));
         pool.endpoint("localhost:1").map_err(unfit)?;
@@ -89,6 +105,7 @@ impl Pool {
     fn endpoint(&self, address: &str) -> Result<Endpoint, tonic::transport::Error> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))?
+            .executor(self.home.clone())
             .connect_timeout(self.options.connect_timeout)
             .http2_keep_alive_interval(self.options.ping_interval)
             .keep_alive_timeout(self.options.ping_timeout)

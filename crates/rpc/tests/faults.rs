@@ -217,3 +217,27 @@ async fn a_call_that_was_reported_unavailable_is_never_begun() {
     }
     assert!(!promised.is_empty() && !begun.is_empty(), "one of the two never happened: the race was not run");
 }
+
+#[tokio::test]
+async fn a_call_goes_on_though_the_thread_that_opened_the_connection_ends() {
+    let (scripted, _running, address) = server().await;
+    let client = Arc::new(client());
+    let (first, to) = (Arc::clone(&client), address.clone());
+    let (opened, is_open) = tokio::sync::oneshot::channel();
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            first.call(&to, echo("first")).await.unwrap();
+            opened.send(()).unwrap();
+            ended.await.unwrap();
+        });
+    });
+    is_open.await.unwrap();
+    let waiting = tokio::spawn(async move { client.call(&address, wait(LONG)).await });
+    scripted.arrived.acquire().await.unwrap().forget();
+    end.send(()).unwrap();
+    tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
+    scripted.release.add_permits(1);
+    assert_eq!(waiting.await.unwrap().unwrap(), "done");
+}

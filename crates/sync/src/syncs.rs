@@ -11,6 +11,7 @@ use cofactor_wire::{
 };
 use ruma::{OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::{SyncLoad, SyncRequest, SyncService, request::SyncFrame};
 
@@ -40,27 +41,37 @@ pub struct Syncs {
     env: Env,
     /// The service of this node, if it has one.
     here: Option<SyncService>,
+    shutdown: watch::Receiver<bool>,
 }
 
 impl Syncs {
-    /// Of a node that has the service itself, or not.
-    pub fn new(env: Env, here: Option<SyncService>) -> Self {
-        Self { env, here }
+    /// Of a node that has the service itself, or not. `shutdown` turning true sends waiting requests home.
+    pub fn new(env: Env, here: Option<SyncService>, shutdown: watch::Receiver<bool>) -> Self {
+        Self { env, here, shutdown }
     }
 
     /// As [`SyncService::sync`].
     ///
     /// # Errors
     /// As [`SyncService::sync`]; [`ErrorClass::Unavailable`] if nobody serves.
-    pub async fn sync(&self, request: SyncRequest) -> Result<Bytes, Fault> {
-        match &self.here {
-            Some(here) if self.is_alone() => here.sync(request).await,
-            _ => {
-                let timeout = request.timeout + GRACE;
-                let call = SyncCall::Sync(Box::new(SyncFrame::try_from(&request)?));
-                self.ask(&request.user_id, &call, timeout).await
-            }
+    pub async fn sync(&self, mut request: SyncRequest) -> Result<Bytes, Fault> {
+        if let Some(here) = self.here.as_ref().filter(|_| self.is_alone()) {
+            return here.sync(request).await;
         }
+        let mut shutdown = self.shutdown.clone();
+        tokio::select! {
+            biased;
+            answer = self.ask_sync(&request) => return answer,
+            _ = shutdown.wait_for(|ends| *ends), if !request.timeout.is_zero() => {}
+        }
+        // The worker may go on waiting, this node may not: what there is now is the answer.
+        request.timeout = Duration::ZERO;
+        self.ask_sync(&request).await
+    }
+
+    async fn ask_sync(&self, request: &SyncRequest) -> Result<Bytes, Fault> {
+        let call = SyncCall::Sync(Box::new(SyncFrame::try_from(request)?));
+        self.ask(&request.user_id, &call, request.timeout + GRACE).await
     }
 
     /// As [`SyncService::key_changes`].

@@ -10,6 +10,8 @@ mod clock;
 mod network;
 mod node;
 mod people;
+#[cfg(test)]
+mod scenes;
 mod seen;
 mod trouble;
 mod witness;

@@ -1,6 +1,6 @@
 //! Many requests on one connection: each gets its own answer, and nobody somebody else's.
 
-use crate::support::{head, shared};
+use crate::support::{head, shared, start};
 
 #[test]
 fn a_hundred_pipelined_requests_of_two_users_are_answered_in_order_each_to_its_own() {
@@ -43,4 +43,24 @@ fn a_refused_body_does_not_become_the_next_request() {
         assert!(matches!(connection.reply().unwrap().status, 404 | 405));
         assert!(connection.reply().is_none());
     }
+}
+
+#[test]
+fn whoever_asks_on_an_open_connection_of_a_server_that_ends_is_answered_and_sent_away() {
+    let mut server = start(|_| ());
+    let user = server.user("pipeline_e");
+    let synced = server.must("GET", "/_matrix/client/v3/sync", user.token(), &serde_json::Value::Null);
+    let since = synced["next_batch"].as_str().unwrap();
+    let poll = format!("/_matrix/client/v3/sync?timeout=30000&since={since}");
+    let (mut held, mut idle) = (server.connect(), server.connect());
+    let mut ask_idle = || idle.ask("GET", "/_matrix/client/versions", None, b"");
+    assert_eq!(ask_idle().unwrap().header("connection"), None);
+    held.send(head("GET", &poll, user.token(), ""));
+    server.begin_to_stop();
+    let answer = held.reply().unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    // The first one knows that the server ends; the other did not hear of it yet.
+    let answer = ask_idle().unwrap();
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    assert!(ask_idle().is_none());
 }

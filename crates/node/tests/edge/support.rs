@@ -65,9 +65,7 @@ pub(crate) fn start(change: impl FnOnce(&mut Config)) -> Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
+        self.begin_to_stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -75,6 +73,13 @@ impl Drop for Server {
 }
 
 impl Server {
+    /// Asks it to end, and does not wait.
+    pub(crate) fn begin_to_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+    }
+
     pub(crate) fn connect(&self) -> Connection {
         Self::connect_to(self.address)
     }

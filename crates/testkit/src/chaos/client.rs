@@ -75,6 +75,12 @@ impl Request {
         self
     }
 
+    /// What kind of request it is, whatever it is about.
+    pub(crate) fn kind(&self) -> String {
+        let words = self.path.iter().filter(|part| part.chars().all(|letter| letter.is_ascii_alphabetic()));
+        words.fold(self.method.to_string(), |kind, word| format!("{kind} {word}"))
+    }
+
     /// To one node.
     pub fn to_node(mut self, node: Option<usize>) -> Self {
         self.node = node;

@@ -179,7 +179,12 @@ impl World {
             }
             Answer::Unknown(why) => {
                 one_more(&self.counts.unknown);
-                *self.counts.failures.borrow_mut().entry(kind_of_failure(&why)).or_default() += 1;
+                *self
+                    .counts
+                    .failures
+                    .borrow_mut()
+                    .entry(format!("{}: {}", request.kind(), kind_of_failure(&why)))
+                    .or_default() += 1;
                 (Ended::Unknown, true)
             }
         };

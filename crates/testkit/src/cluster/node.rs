@@ -111,9 +111,14 @@ impl ClusterNode {
         self.ground.hub.leave(self.number, false);
     }
 
+    /// Lets it answer what waits.
+    pub(super) fn send_home(&self) {
+        let _ = self.shutdown.send(true);
+    }
+
     /// Lets it hand over what it has and go; returns when it has gone.
     pub(super) async fn leave(&self) {
-        let _ = self.shutdown.send(true);
+        self.send_home();
         let leave = self.leave.borrow_mut().take();
         if let Some(leave) = leave {
             let _ = leave.send(());

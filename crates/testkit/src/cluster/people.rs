@@ -267,19 +267,10 @@ async fn claim_one(world: &World, person: &OwnedUserId) -> bool {
 /// whatever node they meet, as if views of the cluster differed.
 pub(super) async fn follow(world: Rc<World>, person: OwnedUserId) {
     let mut since: Option<SyncToken> = None;
-    let mut filter = FilterDefinition::default();
-    filter.room.timeline.limit = Some(100_u8.into());
     let who = format!("the chain of {}", person.localpart());
     loop {
-        let request = SyncRequest {
-            user_id: person.clone(),
-            device_id: phone().to_owned(),
-            since: since.clone(),
-            filter: filter.clone(),
-            full_state: false,
-            timeout: Duration::from_millis(world.up_to(POLL_MS)),
-            state_after: None,
-        };
+        let timeout = Duration::from_millis(world.up_to(POLL_MS));
+        let request = sync_request(&person, since.clone(), timeout);
         let routed = world.up_to(1) == 0;
         let answer = world.ask(move |node| ask_sync(node, request, routed)).await;
         let body = match answer {
@@ -298,6 +289,21 @@ pub(super) async fn follow(world: Rc<World>, person: OwnedUserId) {
             drop(seen);
             world.note((&who, what, since.as_ref().map_or(Position::ZERO, SyncToken::base)));
         }
+    }
+}
+
+/// From the phone of `person`, with long timelines.
+pub(super) fn sync_request(person: &OwnedUserId, since: Option<SyncToken>, timeout: Duration) -> SyncRequest {
+    let mut filter = FilterDefinition::default();
+    filter.room.timeline.limit = Some(100_u8.into());
+    SyncRequest {
+        user_id: person.clone(),
+        device_id: phone().to_owned(),
+        since,
+        filter,
+        full_state: false,
+        timeout,
+        state_after: None,
     }
 }
 
