@@ -30,7 +30,7 @@ fn plan() -> Plan {
         rooms: vec![10, 100, 1000],
         pages: vec![1, 10, 100],
         in_flight: vec![10],
-        // What changed must be sent, so the cost of such a sync grows by right.
+        // What changed in many rooms must be sent, so the cost of such a sync grows by right.
         changed: Vec::new(),
         rounds: 5,
         time: Duration::from_millis(700),

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use cofactor_shard::Role;
-use cofactor_store::{Durability, Mutation, key, record, tables};
+use cofactor_store::{Durability, Mutation, StoreError, key, record, tables};
 use cofactor_types::{NodeId, ShardId};
 use serde::{Deserialize, Serialize};
 use tokio::time::MissedTickBehavior;
@@ -132,7 +132,7 @@ impl Pulse {
         loop {
             interval.tick().await;
             let mut pause = RETRY;
-            while let Err(error) = self.beat().await {
+            while let Err(error) = self.beat_soon().await {
                 if error == LeaseError::Ended {
                     return error;
                 }
@@ -142,6 +142,13 @@ impl Pulse {
                 pause = RETRY_MAX.min(pause * 2);
             }
         }
+    }
+
+    /// As [`Self::beat`], but an attempt that takes half of the lease is given up for another one: a request that the store
+    /// lost must not cost the lease. What became of it, the next one finds.
+    async fn beat_soon(&mut self) -> Result<(), LeaseError> {
+        let late = |_| Err(StoreError::Unknown("no answer in half of the lease".into()).into());
+        tokio::time::timeout(self.options.lease / 2, self.beat()).await.unwrap_or_else(late)
     }
 
     async fn beat(&mut self) -> Result<(), LeaseError> {

@@ -259,7 +259,8 @@ impl<S: Service> Edge<S> {
             http.route = field::Empty,
             http.response.status_code = field::Empty,
         );
-        let answer = self.answer(&request, &mut unread, &method, &context, &mut template).instrument(span.clone());
+        let length = content_length(&request);
+        let answer = self.answer(request, &mut unread, &method, &context, &mut template).instrument(span.clone());
         let answer = AssertUnwindSafe(answer);
         let outcome = answer.catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!(request_id = context.request_id, "a request panicked");
@@ -271,7 +272,7 @@ impl<S: Service> Edge<S> {
         };
         let time_max = Duration::from_millis(self.options.body_timeout_ms);
         let skipped = match unread {
-            Some(payload) => skip(payload, &request, time_max).await,
+            Some(payload) => skip(payload, length, time_max).await,
             None => true,
         };
         if !skipped || self.clients.sent_away.load(Ordering::Acquire) {
@@ -296,7 +297,7 @@ impl<S: Service> Edge<S> {
 
     async fn answer(
         &self,
-        request: &Request,
+        request: Request,
         unread: &mut Option<Payload>,
         method: &Method,
         context: &Arc<RequestContext>,
@@ -309,21 +310,23 @@ impl<S: Service> Edge<S> {
                 body: ReplyBody::Whole(Bytes::new()),
             });
         }
-        check_head(request)?;
+        check_head(&request)?;
         let (endpoint, args) = self.routes.find(method, request.uri().path())?;
         *template = endpoint.template;
-        let uri = convert::uri(request);
-        let session = self.session(endpoint.access, request, &uri, context).await?;
-        let body = self.body(endpoint.bytes_max, request, unread).await?;
+        let uri = convert::uri(&request);
+        let session = self.session(endpoint.access, &request, &uri, context).await?;
+        let body = self.body(endpoint.bytes_max, &request, unread).await?;
         let exchange = Exchange {
             session,
             context: Arc::clone(context),
             method: method.clone(),
             uri,
-            headers: convert::headers(request),
+            headers: convert::headers(&request),
             args,
             body,
         };
+        // Not kept while the request is answered, which may take long: it holds what was read from the connection.
+        drop(request);
         (endpoint.handler)(self.routes.service.clone(), exchange).await
     }
 
@@ -412,9 +415,10 @@ fn content_length(request: &Request) -> Option<u64> {
 /// What is read and thrown away of a refused request's body, in bytes, so that the connection can go on.
 const SKIP_BYTES_MAX: usize = 64 << 10;
 
-/// Skips the body of a request that was answered without it; whether the next request can follow on the connection.
-async fn skip(mut payload: Payload, request: &Request, time_max: Duration) -> bool {
-    if content_length(request).is_some_and(|length| length > SKIP_BYTES_MAX as u64) {
+/// Skips the body of a request that was answered without it, of `length` bytes if its head says so; whether the next request
+/// can follow on the connection.
+async fn skip(mut payload: Payload, length: Option<u64>, time_max: Duration) -> bool {
+    if length.is_some_and(|length| length > SKIP_BYTES_MAX as u64) {
         return false;
     }
     let all = async {

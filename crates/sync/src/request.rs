@@ -1,6 +1,6 @@
 //! What a client asks.
 
-use std::{borrow::Cow, str::FromStr, time::Duration};
+use std::{borrow::Cow, str::FromStr, sync::Arc, time::Duration};
 
 use cofactor_types::{Fault, SyncToken};
 use ruma::{OwnedDeviceId, OwnedUserId, api::client::filter::FilterDefinition};
@@ -16,7 +16,7 @@ pub struct SyncRequest {
     /// From where; `None`: all from the beginning.
     pub since: Option<SyncToken>,
     /// What to leave out.
-    pub filter: FilterDefinition,
+    pub filter: Arc<FilterDefinition>,
     /// The whole state of every room, whatever changed.
     pub full_state: bool,
     /// How long to wait for something new.
@@ -43,7 +43,7 @@ impl TryFrom<&SyncRequest> for SyncFrame {
     type Error = Fault;
 
     fn try_from(request: &SyncRequest) -> Result<Self, Fault> {
-        let filter = serde_json::to_string(&request.filter).map_err(|error| Fault::internal(error.to_string()))?;
+        let filter = serde_json::to_string(&*request.filter).map_err(|error| Fault::internal(error.to_string()))?;
         Ok(Self {
             user_id: request.user_id.clone(),
             device_id: request.device_id.clone(),
@@ -65,7 +65,7 @@ impl TryFrom<SyncFrame> for SyncRequest {
             user_id: frame.user_id,
             device_id: frame.device_id,
             since: since.map_err(|error| Fault::invalid(error.to_string()))?,
-            filter: serde_json::from_str(&frame.filter).map_err(|error| Fault::bad_json(error.to_string()))?,
+            filter: Arc::new(serde_json::from_str(&frame.filter).map_err(|error| Fault::bad_json(error.to_string()))?),
             full_state: frame.full_state,
             timeout: Duration::from_millis(frame.timeout_ms),
             state_after: frame.state_after.map(Cow::Owned),

@@ -197,8 +197,9 @@ impl SyncService {
             if self.inner.options.planted == Planted::TokenFromMemory && request.since.is_some() {
                 request.since = slot.view().served.get(&request.device_id).cloned().or(request.since);
             }
-            let answer =
-                self.inner.answer(&slot, &request).instrument(std::mem::replace(&mut wake, Span::none())).await?;
+            // On the heap, and gone again while the request waits: it is much larger than what waiting needs.
+            let look = Box::pin(self.inner.answer(&slot, &request));
+            let answer = look.instrument(std::mem::replace(&mut wake, Span::none())).await?;
             if self.inner.options.planted == Planted::TokenFromMemory {
                 slot.view().served.insert(request.device_id.clone(), answer.token.clone());
             }

@@ -292,12 +292,13 @@ async fn follow(world: Rc<World>, person: OwnedUserId, room_id: OwnedRoomId) {
     // Nothing is left out, however long the node was away.
     let mut filter = FilterDefinition::default();
     filter.room.timeline.limit = Some(100_u8.into());
+    let filter = Arc::new(filter);
     loop {
         let request = SyncRequest {
             user_id: person.clone(),
             device_id: device_id!("PHONE").to_owned(),
             since: since.clone(),
-            filter: filter.clone(),
+            filter: Arc::clone(&filter),
             full_state: false,
             timeout: Duration::from_millis(500),
             state_after: None,

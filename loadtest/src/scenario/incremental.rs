@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Case, Context, FloorOf, Plan, Sample, Scenario, add_open, asking, cost_of};
 use crate::client::Ask;
-use crate::matrix::{send_path, sync_path};
+use crate::matrix::{encode, send_path, sync_path};
 use crate::world::{Account, World};
 
 /// Syncs at a time.
@@ -20,6 +20,7 @@ const SENDS_AT_ONCE: usize = 16;
 /// Between two looks whether the events of a case have all arrived.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const NOTHING_NEW: &str = "sync, nothing new";
+const ONE_CHANGED: &str = "sync, one room changed";
 
 /// A fresh scenario.
 #[must_use]
@@ -50,10 +51,11 @@ impl Scenario for Incremental {
         };
         let most = plan.rooms.iter().copied().max().unwrap_or(1);
         let nothing = plan.rooms.iter().map(|size| case(NOTHING_NEW.to_owned(), "rooms", FloorOf::Sync, size));
+        let one = plan.rooms.iter().map(|size| case(ONE_CHANGED.to_owned(), "rooms", FloorOf::Nothing, size));
         let changed = plan.changed.iter().filter(|changed| **changed <= most);
         let series = format!("sync, changes in some of {most} rooms");
         let changed = changed.map(|size| case(series.clone(), "changed rooms", FloorOf::Nothing, size));
-        nothing.chain(changed).collect()
+        nothing.chain(one).chain(changed).collect()
     }
 
     async fn prepare(&mut self, world: &mut World, case: &Case, context: &Context) -> Result<()> {
@@ -69,10 +71,15 @@ impl Scenario for Incremental {
         let token = account.session.token.clone();
         let since = world.server.position(&account.session, Some(&no_rooms())).await?;
         let path = sync_path(Some(&since), Duration::ZERO, None);
-        let changed = if case.variable == "rooms" { 0 } else { usize::try_from(case.size)? };
+        let changed = match case.series.as_str() {
+            NOTHING_NEW => 0,
+            ONE_CHANGED => 1,
+            _ => usize::try_from(case.size)?,
+        };
+        let mark = encode(&format!("{} {} {} {round}", plan.run, case.series, case.size));
         stream::iter(account.rooms.iter().take(changed))
             .map(|room| {
-                let path = send_path(room, &format!("{}-{changed}-{round}", plan.run));
+                let path = send_path(room, &mark);
                 let ask = Ask::put(path, &token, r#"{"msgtype":"m.text","body":"something happened here"}"#);
                 world.server.expect("send", ask)
             })

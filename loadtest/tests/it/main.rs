@@ -153,7 +153,7 @@ async fn targets_take_turns_and_stand_side_by_side_in_every_report() {
     let known: Vec<&Known> = ALL.iter().filter(|known| ["send", "incremental"].contains(&known.name)).collect();
     let context = Context { plan: plan(), progress: Progress::silent() };
     let report = run(&mut worlds, &known, None, &context).await.unwrap();
-    assert_eq!(report.rows.len(), 4);
+    assert_eq!(report.rows.len(), 6);
     let (table, page) = (table::render(&report), page::render(&report));
     assert!(table.contains("INVALID: lossy <b>: send") && !table.contains("INVALID: fake"), "{table}");
     assert!(page.contains("lossy &lt;b&gt;") && !page.contains("<b>") && page.contains("<svg"));

@@ -1,6 +1,6 @@
 //! `/sync`. <https://spec.matrix.org/v1.19/client-server-api/#syncing>
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use cofactor_http::{Access, ApiError, Exchange, Reply, Routes};
 use cofactor_sync::SyncRequest;
@@ -35,7 +35,7 @@ async fn sync(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
         None
     };
     let request = SyncRequest {
-        filter: filter(&api, &session.user_id, exchange.query("filter")).await?,
+        filter: Arc::new(filter(&api, &session.user_id, exchange.query("filter")).await?),
         user_id: session.user_id,
         device_id: session.device_id,
         since,
@@ -43,6 +43,8 @@ async fn sync(api: Api, exchange: Exchange) -> Result<Reply, ApiError> {
         timeout: Duration::from_millis(timeout_ms),
         state_after: state_after.map(Into::into),
     };
+    // Not kept while the request waits.
+    drop(exchange);
     Ok(Reply::json(api.sync.sync(request).await?))
 }
 

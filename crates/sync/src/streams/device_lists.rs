@@ -25,7 +25,6 @@ struct Ranges {
     joined: Vec<OwnedRoomId>,
     parted: Vec<(OwnedRoomId, Position)>,
     own: Option<(Position, Position)>,
-    shared: BTreeSet<OwnedRoomId>,
 }
 
 impl Inner {
@@ -54,8 +53,10 @@ impl Inner {
         parted.remove(&slot.user_id);
         changed.remove(&slot.user_id);
         let mut left = Vec::new();
+        // Seldom anybody: the list of all rooms is made for nobody else.
+        let shared = if parted.is_empty() { BTreeSet::new() } else { joined_rooms(slot) };
         for user_id in parted {
-            if !self.shares_room(&user_id, &ranges.shared).await? {
+            if !self.shares_room(&user_id, &shared).await? {
                 changed.remove(&user_id);
                 left.push(user_id);
             }
@@ -94,10 +95,6 @@ impl Inner {
                 Some(entry) if entry.was_joined => ranges.parted.push((room_id, entry.room_position)),
                 _ => {}
             }
-        }
-        if !ranges.rooms.is_empty() || !ranges.parted.is_empty() {
-            let joined = view.rooms.values().filter(|entry| entry.membership == MembershipState::Join);
-            ranges.shared = joined.map(|entry| entry.room_id.clone()).collect();
         }
         ranges
     }
@@ -152,6 +149,12 @@ impl Inner {
         }
         Ok(false)
     }
+}
+
+fn joined_rooms(slot: &Slot) -> BTreeSet<OwnedRoomId> {
+    let view = slot.view();
+    let joined = view.rooms.values().filter(|entry| entry.membership == MembershipState::Join);
+    joined.map(|entry| entry.room_id.clone()).collect()
 }
 
 /// The user that a member event says is joined.

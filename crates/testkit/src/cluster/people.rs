@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
@@ -300,7 +301,7 @@ pub(super) fn sync_request(person: &OwnedUserId, since: Option<SyncToken>, timeo
         user_id: person.clone(),
         device_id: phone().to_owned(),
         since,
-        filter,
+        filter: Arc::new(filter),
         full_state: false,
         timeout,
         state_after: None,

@@ -39,7 +39,7 @@ impl<'w> Chain<'w> {
             user_id: self.person.clone(),
             device_id: <&DeviceId>::from(self.device).to_owned(),
             since: self.since.clone(),
-            filter: FilterDefinition::default(),
+            filter: Arc::default(),
             full_state: false,
             timeout: Duration::from_secs(5),
             state_after: None,
