@@ -23,8 +23,8 @@ use super::deployment::{Deployment, DeploymentError, LOOK_EVERY, READY_MAX, STOP
 /// What a process says when its lease was ended while it did not renew it.
 const TAKEN_FOR_DEAD: &str = "another node took this one for dead";
 
-/// Lines of a log in which the reason of an end is looked for.
-const LAST_WORDS: usize = 20;
+/// Lines of a log in which the reason of an end is looked for: a process that ends may fail many requests meanwhile.
+const LAST_WORDS: usize = 500;
 
 /// How long Redis may take to answer.
 const REDIS_MAX: Duration = Duration::from_secs(2);

@@ -9,6 +9,9 @@ use crate::chaos::deployment::{Deployment, DeploymentError};
 /// Longer than the lease of a node (6 s unless it is set), in milliseconds: the others take it for dead.
 const STALL_MS: (u64, u64) = (7_000, 9_000);
 
+/// How long a node that goes on may take to find that it was taken for dead.
+const FINDS_OUT: Duration = Duration::from_secs(2);
+
 /// How long a store is held, in milliseconds: shorter than a lease.
 const STORE_MS: (u64, u64) = (1_000, 3_000);
 
@@ -189,7 +192,12 @@ pub async fn inject(deployment: &dyn Deployment, fault: &Fault) -> Result<(), De
             deployment.kill(node).await?;
             deployment.restart(node).await
         }
-        Kind::Pause | Kind::Stall => deployment.resume(node).await,
+        Kind::Pause => deployment.resume(node).await,
+        Kind::Stall => {
+            deployment.resume(node).await?;
+            tokio::time::sleep(FINDS_OUT).await;
+            Ok(())
+        }
         Kind::KillBus => deployment.restart_bus().await,
         Kind::PauseStore => deployment.pause_store(false).await,
         Kind::KillStore => deployment.restart_store().await,
