@@ -98,15 +98,14 @@ impl Inner {
         let user_after = since.map(|since| since.lower_bound(&user));
         let user_up_to = slot.view().feed.user_seen().max(closed);
         let fields = EventFields::of(request.filter.event_fields.as_deref());
-        let (ignored, with_data, turns, plain) = Default::default();
-        let room_data = None;
+        let (ignored, with_data, room_data, turns, plain) = Default::default();
         let mut look =
             Look { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data, turns, plain };
         let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
         if since.is_some() && own {
             look.with_data = account_data::changed_rooms(self, &look).await?;
         }
-        let mut rooms = self.rooms_to_look_at(&look, closed);
+        let (mut rooms, mut held_back) = self.rooms_to_look_at(&look, closed);
         // New ones last and in the order of the user's log, so that it can be delivered up to the first that does not fit.
         rooms.sort_by_key(|room| room.is_new.then_some(room.entry.since));
 
@@ -117,6 +116,7 @@ impl Inner {
         // The token may only say what was looked at: rooms above their exception, everything else up to the closed position.
         token.raise(closed);
         let mut user_delivered = user_up_to;
+        let mut delivered = Vec::with_capacity(rooms.len());
         for mut room in rooms {
             self.find_end(slot, &mut room, since.is_none()).await?;
             // One place is the user's own.
@@ -130,6 +130,10 @@ impl Inner {
                 (room.up_to, room.to_the_end) = (closed.max(room.after), false);
             }
             sections.add(self, &look, &mut room).await?;
+            if room.entry.membership == MembershipState::Join && room.up_to < closed {
+                held_back = lower(held_back, room.up_to);
+            }
+            delivered.push((EntityId::room(&room.entry.room_id), room.up_to));
             token.deliver(&EntityId::room(&room.entry.room_id), room.up_to);
         }
         has_news |= sections.write(&mut body);
@@ -146,6 +150,8 @@ impl Inner {
         has_news |= to_device::write_key_counts(&look, &mut body);
 
         token.deliver(&user, user_delivered);
+        delivered.push((user, user_delivered));
+        token = not_beyond(held_back, token, since, &delivered)?;
         body.text("next_batch", &token.to_string());
         Ok(Answer { body: body.end_object().into(), token, has_news })
     }
@@ -180,8 +186,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Rooms with something new, and all of them in an initial sync.
-    fn rooms_to_look_at(&self, look: &Look, closed: Position) -> Vec<RoomLook> {
+    /// Rooms with something new, and all of them in an initial sync; and the lowest end of those that must not be passed over,
+    /// since what the user's own list says of them cannot be told yet.
+    fn rooms_to_look_at(&self, look: &Look, closed: Position) -> (Vec<RoomLook>, Option<Position>) {
         let view = look.slot.view();
         let since = look.request.since.as_ref();
         let mut ids: BTreeSet<OwnedRoomId> = BTreeSet::new();
@@ -203,9 +210,13 @@ impl Inner {
             filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !filter.not_rooms.contains(room_id)
         };
         let mut looks = Vec::with_capacity(ids.len());
+        let mut held_back = None;
         for room_id in ids.into_iter().filter(wanted) {
             let Some(entry) = view.rooms.get(&room_id).filter(|entry| !entry.forgotten) else { continue };
             if entry.position > look.user_up_to {
+                if entry.membership != MembershipState::Join && entry.room_position <= closed {
+                    held_back = lower(held_back, entry.room_position.previous());
+                }
                 continue;
             }
             let is_new = look.user_after.is_none_or(|after| entry.since > after);
@@ -216,8 +227,34 @@ impl Inner {
             let up_to = view.feed.seen(&room_id).max(closed);
             looks.push(RoomLook { entry: entry.clone(), after, up_to, is_new, to_the_end: false });
         }
-        looks
+        (looks, held_back)
     }
+}
+
+fn lower(lowest: Option<Position>, position: Position) -> Option<Position> {
+    Some(lowest.map_or(position, |lowest| lowest.min(position)))
+}
+
+/// The token, or one that stays below what is closed: a room says that the user has left it, the user's own list does not
+/// yet. What comes after the leave must not be passed over, since whoever does not see the leave takes the rest for the user's.
+fn not_beyond(
+    held_back: Option<Position>,
+    token: SyncToken,
+    since: Option<&SyncToken>,
+    delivered: &[(EntityId, Position)],
+) -> Result<SyncToken, Fault> {
+    let Some(held_back) = held_back else { return Ok(token) };
+    let lowest = delivered.iter().fold(held_back, |lowest, (_, up_to)| lowest.min(*up_to));
+    let mut below = since.cloned().unwrap_or_else(|| SyncToken::new(lowest));
+    below.raise(lowest);
+    for (entity, up_to) in delivered {
+        below.deliver(entity, *up_to);
+    }
+    below.set_to_device(token.to_device());
+    if below.exceptions_len() > TOKEN_EXCEPTIONS_MAX {
+        return Err(Fault::unavailable("the user's list of rooms is behind the rooms; try again"));
+    }
+    Ok(below)
 }
 
 /// The sections of `rooms`.

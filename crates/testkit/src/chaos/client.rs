@@ -179,7 +179,9 @@ impl Client {
         let text = || String::from_utf8_lossy(&body).into_owned();
         match status.as_u16() {
             200..=299 => Answer::Done(body),
-            429 => Answer::NotTaken(text()),
+            // 408: its head did not come in time, as a server sees it that stood still meanwhile; nothing was done, and the
+            // request may be repeated. <https://www.rfc-editor.org/rfc/rfc9110#status.408>
+            408 | 429 => Answer::NotTaken(text()),
             400..=499 => Answer::Refused { status: status.as_u16(), body: text() },
             // What a server says that fails does not tell how far it came.
             status => Answer::Unknown(format!("{status} {}", text())),

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use cofactor_rooms::Preset;
+use cofactor_store::model::Faults;
 use cofactor_testkit::lab::{Lab, on_both_stores, room_options};
-use cofactor_types::{Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
+use cofactor_types::{EntityId, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::room::MembershipAction;
 use ruma::{RoomId, UserId};
 use serde_json::Value;
@@ -21,6 +22,10 @@ fn told(answer: &Value, section: &str, room_id: &RoomId) -> Vec<String> {
         content["membership"].as_str().or(content["body"].as_str()).unwrap_or("?").to_owned()
     };
     events.into_iter().flatten().map(what).collect()
+}
+
+fn next(answer: &Value) -> SyncToken {
+    answer["next_batch"].as_str().unwrap().parse().unwrap()
 }
 
 async fn head(lab: &Lab, room_id: &RoomId) -> Position {
@@ -51,6 +56,56 @@ fn a_stay_that_began_and_ended_between_two_answers_is_told_from_its_join_on() {
             let later = sync(&lab, &bob, Some(after)).await;
             assert_eq!(told(&later, "leave", &room_id), [""; 0], "{later}");
         }
+    });
+}
+
+#[test]
+fn who_was_removed_sees_nothing_of_what_follows_though_its_own_list_does_not_say_so_yet() {
+    on_both_stores(async |lab| {
+        let (alice, bob) = (lab.account("alice").await, lab.account("bob").await);
+        let room_id = lab.room(&room_options(&alice, Preset::PublicChat)).await;
+        lab.member(&room_id, &bob, &bob, MembershipAction::Join).await.unwrap();
+        lab.idle().await;
+        let mut since = next(&sync(&lab, &bob, None).await);
+        // From when the room has it, the store is slow: the user's list takes a while to be told.
+        let appends = lab.store().appends();
+        let slow = async {
+            while lab.store().appends() == appends {
+                tokio::time::sleep(Duration::from_micros(10)).await;
+            }
+            lab.store().set_faults(Faults { latency_us_max: 500_000, ..Faults::default() });
+        };
+        let kick = lab.member(&room_id, &alice, &bob, MembershipAction::Kick);
+        lab.store().set_faults(Faults { latency_us_max: 2_000, ..Faults::default() });
+        let talk = async {
+            slow.await;
+            for number in 0..8 {
+                lab.say(&room_id, &alice, "PHONE", &number.to_string(), "he is gone").await.unwrap();
+            }
+        };
+        let mut behind = Vec::new();
+        let follow = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let answer = sync(&lab, &bob, Some(since.clone())).await;
+                assert_eq!(told(&answer, "join", &room_id), [""; 0], "{answer}");
+                since = next(&answer);
+                let left = told(&answer, "leave", &room_id);
+                if !left.is_empty() {
+                    assert_eq!(left, ["leave"], "{answer}");
+                    return;
+                }
+                behind.push(since.clone());
+            }
+        };
+        let (kicked, (), ()) = tokio::join!(kick, talk, follow);
+        kicked.unwrap();
+        lab.store().set_faults(Faults::default());
+        let leave =
+            lab.core().history.current(&room_id, "m.room.member", bob.as_str()).await.unwrap().unwrap().position;
+        // Who was not told of the leave has a token that does not pass over it.
+        let room = EntityId::room(&room_id);
+        assert!(behind.iter().all(|token| token.lower_bound(&room) < leave));
     });
 }
 
