@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use cofactor_history::EventFields;
-use cofactor_types::{EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
+use cofactor_types::{EntityHash, EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::user::RoomEntry;
 use ruma::{OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 use tokio::sync::OnceCell;
@@ -130,11 +130,11 @@ impl Inner {
                 (room.up_to, room.to_the_end) = (closed.max(room.after), false);
             }
             sections.add(self, &look, &mut room).await?;
-            if room.entry.membership == MembershipState::Join && room.up_to < closed {
-                held_back = lower(held_back, room.up_to);
-            }
-            delivered.push((EntityId::room(&room.entry.room_id), room.up_to));
-            token.deliver(&EntityId::room(&room.entry.room_id), room.up_to);
+            let is_held_back = room.entry.membership == MembershipState::Join && room.up_to < closed;
+            held_back = held_back.into_iter().chain(is_held_back.then_some(room.up_to)).min();
+            let entity = EntityId::room(&room.entry.room_id).hash64();
+            token.deliver_hash(entity, room.up_to);
+            delivered.push((entity, room.up_to));
         }
         has_news |= sections.write(&mut body);
 
@@ -150,8 +150,8 @@ impl Inner {
         has_news |= to_device::write_key_counts(&look, &mut body);
 
         token.deliver(&user, user_delivered);
-        delivered.push((user, user_delivered));
-        token = not_beyond(held_back, token, since, &delivered)?;
+        delivered.push((user.hash64(), user_delivered));
+        token = not_beyond(held_back.map(|lowest| lowest.min(user_delivered)), token, since, &delivered)?;
         body.text("next_batch", &token.to_string());
         Ok(Answer { body: body.end_object().into(), token, has_news })
     }
@@ -210,13 +210,12 @@ impl Inner {
             filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !filter.not_rooms.contains(room_id)
         };
         let mut looks = Vec::with_capacity(ids.len());
-        let mut held_back = None;
+        let mut held_back: Option<Position> = None;
         for room_id in ids.into_iter().filter(wanted) {
             let Some(entry) = view.rooms.get(&room_id).filter(|entry| !entry.forgotten) else { continue };
             if entry.position > look.user_up_to {
-                if entry.membership != MembershipState::Join && entry.room_position <= closed {
-                    held_back = lower(held_back, entry.room_position.previous());
-                }
+                let is_passed = entry.membership != MembershipState::Join && entry.room_position <= closed;
+                held_back = held_back.into_iter().chain(is_passed.then(|| entry.room_position.previous())).min();
                 continue;
             }
             let is_new = look.user_after.is_none_or(|after| entry.since > after);
@@ -231,24 +230,19 @@ impl Inner {
     }
 }
 
-fn lower(lowest: Option<Position>, position: Position) -> Option<Position> {
-    Some(lowest.map_or(position, |lowest| lowest.min(position)))
-}
-
 /// The token, or one that stays below what is closed: a room says that the user has left it, the user's own list does not
 /// yet. What comes after the leave must not be passed over, since whoever does not see the leave takes the rest for the user's.
 fn not_beyond(
     held_back: Option<Position>,
     token: SyncToken,
     since: Option<&SyncToken>,
-    delivered: &[(EntityId, Position)],
+    delivered: &[(EntityHash, Position)],
 ) -> Result<SyncToken, Fault> {
-    let Some(held_back) = held_back else { return Ok(token) };
-    let lowest = delivered.iter().fold(held_back, |lowest, (_, up_to)| lowest.min(*up_to));
+    let Some(lowest) = held_back else { return Ok(token) };
     let mut below = since.cloned().unwrap_or_else(|| SyncToken::new(lowest));
     below.raise(lowest);
     for (entity, up_to) in delivered {
-        below.deliver(entity, *up_to);
+        below.deliver_hash(*entity, *up_to);
     }
     below.set_to_device(token.to_device());
     if below.exceptions_len() > TOKEN_EXCEPTIONS_MAX {

@@ -179,12 +179,8 @@ impl World {
             }
             Answer::Unknown(why) => {
                 one_more(&self.counts.unknown);
-                *self
-                    .counts
-                    .failures
-                    .borrow_mut()
-                    .entry(format!("{}: {}", request.kind(), kind_of_failure(&why)))
-                    .or_default() += 1;
+                let what = format!("{}: {}", request.kind(), kind_of_failure(&why));
+                *self.counts.failures.borrow_mut().entry(what).or_default() += 1;
                 (Ended::Unknown, true)
             }
         };
