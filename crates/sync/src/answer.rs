@@ -34,6 +34,9 @@ pub(crate) struct Answer {
     pub(crate) has_news: bool,
 }
 
+/// How often a look begins anew because the user's list of rooms went on meanwhile.
+const LOOKS_MAX: usize = 8;
+
 /// What one look works on.
 #[derive(Debug)]
 pub(crate) struct Look<'a> {
@@ -57,7 +60,13 @@ pub(crate) struct Look<'a> {
     plain: OnceCell<bool>,
 }
 
-impl Look<'_> {
+impl<'a> Look<'a> {
+    fn new(request: &'a SyncRequest, slot: &'a Slot, user_after: Option<Position>) -> Self {
+        let fields = EventFields::of(request.filter.event_fields.as_deref());
+        let (user_up_to, ignored, with_data, room_data, turns, plain) = Default::default();
+        Self { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data, turns, plain }
+    }
+
     /// Whether running totals say what the user's push rules say of every room. Asked once.
     pub(crate) async fn counts_plainly(&self, notifications: &dyn Notifications) -> Result<bool, Fault> {
         self.plain.get_or_try_init(|| notifications.are_untouched(&self.slot.user_id)).await.copied()
@@ -85,10 +94,15 @@ pub(crate) struct RoomLook {
 }
 
 impl Inner {
-    pub(crate) async fn answer(&self, slot: &Arc<Slot>, request: &SyncRequest) -> Result<Answer, Fault> {
+    /// Answers with what is known of the user. Everything at or below `closed` can be read, nothing at or below it can still
+    /// appear, and the slot knows of it.
+    pub(crate) async fn answer(
+        &self,
+        slot: &Arc<Slot>,
+        request: &SyncRequest,
+        closed: Position,
+    ) -> Result<Answer, Fault> {
         self.arm(slot);
-        // Everything at or below it can be read, and nothing at or below it can still appear.
-        let closed = self.closed();
         let user = EntityId::user(&slot.user_id);
         let since = request.since.as_ref();
         let mut token = match since {
@@ -96,16 +110,8 @@ impl Inner {
             None => SyncToken::new(closed),
         };
         let user_after = since.map(|since| since.lower_bound(&user));
-        let user_up_to = slot.view().feed.user_seen().max(closed);
-        let fields = EventFields::of(request.filter.event_fields.as_deref());
-        let (ignored, with_data, room_data, turns, plain) = Default::default();
-        let mut look =
-            Look { request, slot, user_after, user_up_to, ignored, fields, with_data, room_data, turns, plain };
-        let own = user_after.is_none_or(|after| after < slot.view().feed.user_touched());
-        if since.is_some() && own {
-            look.with_data = account_data::changed_rooms(self, &look).await?;
-        }
-        let (mut rooms, mut held_back) = self.rooms_to_look_at(&look, closed);
+        let mut look = Look::new(request, slot, user_after);
+        let (own, mut rooms) = self.look_over(&mut look, closed).await?;
         // New ones last and in the order of the user's log, so that it can be delivered up to the first that does not fit.
         rooms.sort_by_key(|room| room.is_new.then_some(room.entry.since));
 
@@ -115,9 +121,15 @@ impl Inner {
         let mut sections = Sections::default();
         // The token may only say what was looked at: rooms above their exception, everything else up to the closed position.
         token.raise(closed);
-        let mut user_delivered = user_up_to;
+        let mut user_delivered = look.user_up_to;
         let mut delivered = Vec::with_capacity(rooms.len());
+        let mut held_back: Option<Position> = None;
         for mut room in rooms {
+            if room.entry.membership != MembershipState::Join {
+                // Nothing of it follows on this, so that it needs no place in the token.
+                sections.add(self, &look, &mut room).await?;
+                continue;
+            }
             self.find_end(slot, &mut room, since.is_none()).await?;
             // One place is the user's own.
             if token.exceptions_len() >= TOKEN_EXCEPTIONS_MAX - 1 && (room.up_to > closed || room.to_the_end) {
@@ -130,8 +142,7 @@ impl Inner {
                 (room.up_to, room.to_the_end) = (closed.max(room.after), false);
             }
             sections.add(self, &look, &mut room).await?;
-            let is_held_back = room.entry.membership == MembershipState::Join && room.up_to < closed;
-            held_back = held_back.into_iter().chain(is_held_back.then_some(room.up_to)).min();
+            held_back = held_back.into_iter().chain((room.up_to < closed).then_some(room.up_to)).min();
             let entity = EntityId::room(&room.entry.room_id).hash64();
             token.deliver_hash(entity, room.up_to);
             delivered.push((entity, room.up_to));
@@ -156,11 +167,11 @@ impl Inner {
         Ok(Answer { body: body.end_object().into(), token, has_news })
     }
 
-    /// How far a joined room goes of which nothing was heard yet: in an initial sync its timeline begins with its last event,
+    /// How far a room goes of which nothing was heard yet: in an initial sync its timeline begins with its last event,
     /// elsewhere that is asked for.
     async fn find_end(&self, slot: &Slot, room: &mut RoomLook, is_initial: bool) -> Result<(), Fault> {
         let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
-        if room.entry.membership != MembershipState::Join || !is_unheard {
+        if !is_unheard {
             return Ok(());
         }
         room.to_the_end = is_initial;
@@ -186,9 +197,28 @@ impl Inner {
         Ok(())
     }
 
-    /// Rooms with something new, and all of them in an initial sync; and the lowest end of those that must not be passed over,
-    /// since what the user's own list says of them cannot be told yet.
-    fn rooms_to_look_at(&self, look: &Look, closed: Position) -> (Vec<RoomLook>, Option<Position>) {
+    /// Decides up to where the user's own log is told, and which rooms are to be looked at: both from the same moment, since a
+    /// room of which the list says what cannot be told yet must not be passed over. Says whether something of the own log is due.
+    async fn look_over(&self, look: &mut Look<'_>, closed: Position) -> Result<(bool, Vec<RoomLook>), Fault> {
+        for _ in 0..LOOKS_MAX {
+            let (seen, touched) = {
+                let view = look.slot.view();
+                (view.feed.user_seen(), view.feed.user_touched())
+            };
+            look.user_up_to = seen.max(closed);
+            let own = look.user_after.is_none_or(|after| after < touched);
+            if look.user_after.is_some() && own {
+                look.with_data = account_data::changed_rooms(self, look).await?;
+            }
+            if let Some(rooms) = self.rooms_to_look_at(look, closed) {
+                return Ok((own, rooms));
+            }
+        }
+        Err(Fault::unavailable("the user's list of rooms changes all the time; try again"))
+    }
+
+    /// Rooms with something new, and all of them in an initial sync; `None` if the list says more by now than is to be told.
+    fn rooms_to_look_at(&self, look: &Look, closed: Position) -> Option<Vec<RoomLook>> {
         let view = look.slot.view();
         let since = look.request.since.as_ref();
         let mut ids: BTreeSet<OwnedRoomId> = BTreeSet::new();
@@ -210,13 +240,10 @@ impl Inner {
             filter.rooms.as_ref().is_none_or(|rooms| rooms.contains(room_id)) && !filter.not_rooms.contains(room_id)
         };
         let mut looks = Vec::with_capacity(ids.len());
-        let mut held_back: Option<Position> = None;
         for room_id in ids.into_iter().filter(wanted) {
             let Some(entry) = view.rooms.get(&room_id).filter(|entry| !entry.forgotten) else { continue };
             if entry.position > look.user_up_to {
-                let is_passed = entry.membership != MembershipState::Join && entry.room_position <= closed;
-                held_back = held_back.into_iter().chain(is_passed.then(|| entry.room_position.previous())).min();
-                continue;
+                return None;
             }
             let is_new = look.user_after.is_none_or(|after| entry.since > after);
             let after = match since {
@@ -226,7 +253,7 @@ impl Inner {
             let up_to = view.feed.seen(&room_id).max(closed);
             looks.push(RoomLook { entry: entry.clone(), after, up_to, is_new, to_the_end: false });
         }
-        (looks, held_back)
+        Some(looks)
     }
 }
 

@@ -189,6 +189,8 @@ impl SyncService {
         let _waiting = Waiting::begin(&self.inner.waiting);
         let mut wake = Span::none();
         loop {
+            // Before the slot: one that is fresh after this has missed nothing at or below it.
+            let closed = self.inner.closed();
             let slot = self.inner.slot(&request.user_id).await?;
             // Registered before anything is read, so that nothing is missed in between.
             let woken = slot.notify.notified();
@@ -198,7 +200,7 @@ impl SyncService {
                 request.since = slot.view().served.get(&request.device_id).cloned().or(request.since);
             }
             // On the heap, and gone again while the request waits: it is much larger than what waiting needs.
-            let look = Box::pin(self.inner.answer(&slot, &request));
+            let look = Box::pin(self.inner.answer(&slot, &request, closed));
             let answer = look.instrument(std::mem::replace(&mut wake, Span::none())).await?;
             if self.inner.options.planted == Planted::TokenFromMemory {
                 slot.view().served.insert(request.device_id.clone(), answer.token.clone());
@@ -548,13 +550,20 @@ impl Hub {
     fn hear_user(&mut self, record: &Record) {
         let Some(user_id) = record.entity.user_id() else { return };
         let Some(slot) = self.slots.get(&user_id).cloned() else { return };
+        let mut view = slot.view();
         let decoded = match record.class {
             user::class::MEMBERSHIP => cofactor_wire::decode::<RoomEntry>(&record.payload).map(|entry| {
-                self.hear_membership(&slot, entry, record.position);
+                if entry.membership == MembershipState::Join {
+                    self.watch(&entry.room_id, &slot);
+                } else {
+                    self.unwatch(&entry.room_id, &slot.user_id);
+                }
+                view.feed.touch(&entry.room_id, record.position);
+                view.put_room(entry);
             }),
             user::class::KEY_COUNTS => cofactor_wire::decode::<KeyCounts>(&record.payload).map(|counts| {
                 if let Some(device_id) = counts.device_id.clone() {
-                    slot.view().key_counts.insert(device_id, counts);
+                    view.key_counts.insert(device_id, counts);
                 }
             }),
             _ => Ok(()),
@@ -565,19 +574,10 @@ impl Hub {
             self.slots.remove(&user_id);
             return;
         }
-        slot.view().feed.note_user(record.position, record.class == user::class::TO_DEVICE);
+        // In one with what it says: up to where the log is known, all of it is.
+        view.feed.note_user(record.position, record.class == user::class::TO_DEVICE);
+        drop(view);
         slot.wake(record.trace);
-    }
-
-    fn hear_membership(&mut self, slot: &Arc<Slot>, entry: RoomEntry, position: Position) {
-        if entry.membership == MembershipState::Join {
-            self.watch(&entry.room_id, slot);
-        } else {
-            self.unwatch(&entry.room_id, &slot.user_id);
-        }
-        let mut view = slot.view();
-        view.feed.touch(&entry.room_id, position);
-        view.put_room(entry);
     }
 
     /// Lets idle slots go when there are too many.

@@ -6,7 +6,10 @@ use cofactor_rooms::Preset;
 use cofactor_store::model::Faults;
 use cofactor_testkit::lab::{Lab, on_both_stores, room_options};
 use cofactor_types::{EntityId, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
-use cofactor_wire::room::MembershipAction;
+use cofactor_wire::{
+    room::MembershipAction,
+    user_command::{Expected, UserCommand},
+};
 use ruma::{RoomId, UserId};
 use serde_json::Value;
 
@@ -106,6 +109,42 @@ fn who_was_removed_sees_nothing_of_what_follows_though_its_own_list_does_not_say
         // Who was not told of the leave has a token that does not pass over it.
         let room = EntityId::room(&room_id);
         assert!(behind.iter().all(|token| token.lower_bound(&room) < leave));
+    });
+}
+
+#[test]
+fn what_was_said_before_a_leave_is_told_though_the_leave_comes_while_an_answer_is_made() {
+    on_both_stores(async |lab| {
+        let (alice, bob) = (lab.account("alice").await, lab.account("bob").await);
+        let room_id = lab.room(&room_options(&alice, Preset::PublicChat)).await;
+        for round in 0..5 {
+            lab.member(&room_id, &bob, &bob, MembershipAction::Join).await.unwrap();
+            lab.idle().await;
+            let mut since = next(&sync(&lab, &bob, None).await);
+            for number in 0..2 {
+                lab.say(&room_id, &alice, "PHONE", &format!("{round} {number}"), "to you").await.unwrap();
+            }
+            // With something of bob's own to look for, an answer reads before it looks at the rooms.
+            let content = format!("{{\"round\":{round}}}").into();
+            let (event_type, expected) = ("org.example".into(), Expected::Anything);
+            lab.user(&bob, UserCommand::SetAccountData { room_id: None, event_type, content, expected }).await;
+            lab.idle().await;
+            let leave = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                lab.store().set_faults(Faults::default());
+                lab.member(&room_id, &bob, &bob, MembershipAction::Leave).await.unwrap();
+            };
+            lab.store().set_faults(Faults { latency_us_max: 1_000_000, ..Faults::default() });
+            let (mut answer, ()) = tokio::join!(sync(&lab, &bob, Some(since)), leave);
+            let mut came = Vec::new();
+            for _ in 0..5 {
+                came.extend(["join", "leave"].iter().flat_map(|section| told(&answer, section, &room_id)));
+                since = next(&answer);
+                lab.idle().await;
+                answer = sync(&lab, &bob, Some(since)).await;
+            }
+            assert_eq!(came, ["to you", "to you", "leave"]);
+        }
     });
 }
 
