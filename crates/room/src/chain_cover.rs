@@ -13,7 +13,7 @@
 mod query;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -74,8 +74,8 @@ struct Chain {
 #[derive(Debug, Clone, Default)]
 pub struct ChainCover {
     events: Vec<Event>,
-    // Ordered maps, because peers choose these keys: no choice of theirs makes a look-up slow.
-    by_id: BTreeMap<OwnedEventId, EventIndex>,
+    // Peers choose these keys: the hashes are keyed with a secret of the process, the order needs none.
+    by_id: HashMap<OwnedEventId, EventIndex>,
     slots: BTreeSet<Slot>,
     chains: Vec<Chain>,
     /// How far a chain leads in another one, by its links alone.
@@ -227,22 +227,16 @@ impl ChainCover {
         &self.events[index as usize]
     }
 
-    /// The type and state key of an event.
+    /// The events that an event cites, each with its type and state key.
     ///
     /// # Errors
     ///
     /// [`ChainError::Unknown`] if the event is not in the graph.
-    pub fn slot(&self, event_id: &EventId) -> Result<(&str, &str), ChainError> {
-        self.event(event_id).map(|event| (&*event.slot.0, &*event.slot.1))
-    }
-
-    /// The events that an event cites.
-    ///
-    /// # Errors
-    ///
-    /// [`ChainError::Unknown`] if the event is not in the graph.
-    pub fn auth_events(&self, event_id: &EventId) -> Result<impl Iterator<Item = &EventId>, ChainError> {
+    pub fn cited(&self, event_id: &EventId) -> Result<impl Iterator<Item = (&EventId, (&str, &str))>, ChainError> {
         let event = self.event(event_id)?;
-        Ok(event.auth_events.iter().map(|index| &*self.events[*index as usize].id))
+        Ok(event.auth_events.iter().map(|index| {
+            let cited = &self.events[*index as usize];
+            (&*cited.id, (&*cited.slot.0, &*cited.slot.1))
+        }))
     }
 }

@@ -14,7 +14,10 @@ mod sha1;
 mod v1;
 mod v2;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::OnceLock,
+};
 
 use ruma::{EventId, OwnedEventId, room_version_rules::StateResolutionVersion};
 
@@ -72,6 +75,10 @@ pub struct ResolvePlan<'a> {
     /// Auth difference and conflicted state subgraph, empty for version 1 of the algorithm.
     difference: BTreeSet<OwnedEventId>,
     subgraph: BTreeSet<OwnedEventId>,
+    /// What the algorithm will look at, as far as the graph tells it.
+    needed: BTreeSet<OwnedEventId>,
+    /// The unconflicted events that authorise what is weighed, once all of `needed` was at hand.
+    auth: OnceLock<BTreeMap<Key, OwnedEventId>>,
 }
 
 impl<'a> ResolvePlan<'a> {
@@ -90,11 +97,21 @@ impl<'a> ResolvePlan<'a> {
             return Err(ResolveError::StateCount(states.len()));
         }
         let (states, conflicts) = find_conflicts(&states);
-        let mut plan =
-            Self { version, chains, states, conflicts, difference: BTreeSet::new(), subgraph: BTreeSet::new() };
-        if let StateResolutionVersion::V2(rules) = version.rules().state_res
-            && !plan.conflicts.is_empty()
-        {
+        let none = BTreeSet::new;
+        let mut plan = Self {
+            version,
+            chains,
+            states,
+            conflicts,
+            difference: none(),
+            subgraph: none(),
+            needed: none(),
+            auth: OnceLock::new(),
+        };
+        if plan.is_trivial() {
+            return Ok(plan);
+        }
+        if let StateResolutionVersion::V2(rules) = version.rules().state_res {
             let sets: Vec<Vec<&EventId>> = (0..plan.states.len()).map(|state| plan.conflicted_events(state)).collect();
             let difference = chains.auth_chain_difference(&sets, &plan)?;
             let mut subgraph = Vec::new();
@@ -104,6 +121,7 @@ impl<'a> ResolvePlan<'a> {
             plan.difference = difference.into_iter().collect();
             plan.subgraph = subgraph.into_iter().collect();
         }
+        plan.needed = needed::known_from_graph(&plan)?;
         Ok(plan)
     }
 
@@ -120,12 +138,8 @@ impl<'a> ResolvePlan<'a> {
     /// The events that are needed and that `events` does not have.
     ///
     /// Load them and ask again until nothing is missing: the answer may grow with what is known, at most twice.
-    ///
-    /// # Errors
-    ///
-    /// [`ResolveError::Chain`] if the auth graph is not complete.
-    pub fn missing(&self, events: &impl EventSource) -> Result<Vec<OwnedEventId>, ResolveError> {
-        needed::missing(self, events)
+    pub fn missing(&self, events: &impl EventSource) -> Vec<OwnedEventId> {
+        if self.is_trivial() { Vec::new() } else { needed::missing(self, events) }
     }
 
     /// Resolves the states.
@@ -145,12 +159,13 @@ impl<'a> ResolvePlan<'a> {
         if self.is_trivial() {
             return Ok(result);
         }
-        if let Some(missing) = self.missing(events)?.into_iter().next() {
+        if let Some(missing) = self.missing(events).into_iter().next() {
             return Err(ResolveError::MissingEvent(missing));
         }
+        let auth = needed::auth(self, events);
         let resolved: Vec<(Key, OwnedEventId)> = match self.version.rules().state_res {
-            StateResolutionVersion::V1 => v1::resolve(self, events)?,
-            StateResolutionVersion::V2(rules) => v2::resolve(self, rules, events)?,
+            StateResolutionVersion::V1 => v1::resolve(self, auth, events)?,
+            StateResolutionVersion::V2(rules) => v2::resolve(self, rules, auth, events)?,
             _ => return Err(ResolveError::Algorithm("unknown state resolution algorithm".to_owned())),
         };
         let resolved: BTreeMap<Key, OwnedEventId> = resolved.into_iter().collect();

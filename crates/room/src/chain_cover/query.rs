@@ -1,5 +1,7 @@
 //! Questions to the index.
 
+use std::collections::btree_set;
+
 use ruma::{EventId, OwnedEventId};
 use rustc_hash::FxHashMap;
 
@@ -194,36 +196,65 @@ impl CommonReach {
     }
 
     /// Whether an event of the common state reaches the place; `None` if too many had to be looked at.
+    ///
+    /// Every member of a room may link to the place, so links are taken one by one, the newest first.
     fn probe(&mut self, chains: &ChainCover, common: &impl CommonState, target: Place) -> Option<bool> {
         // For each chain, the first number known to reach the target.
         let mut first_reaching = Cover::default();
-        let mut pending = vec![Place { number: target.number + 1, ..target }];
-        pending.extend(incoming(chains, target.chain, target.number..=u32::MAX));
-        while let Some(place) = pending.pop() {
-            let length = chains.chains[place.chain as usize].events.len() as u32;
-            let known = first_reaching.entry(place.chain).or_insert(length + 1);
-            if *known <= place.number {
+        let mut pending = vec![incoming(chains, target.chain, target.number..=u32::MAX)];
+        while let Some(links) = pending.last_mut() {
+            let Some((_, _, chain, number)) = links.next_back() else {
+                pending.pop();
                 continue;
-            }
-            let looked_at = std::mem::replace(known, place.number);
-            for number in (place.number..looked_at).rev() {
-                self.probes_left = self.probes_left.checked_sub(1)?;
-                let event = chains.event_at(Place { chain: place.chain, number });
-                if common.contains(&event.slot.0, &event.slot.1, &event.id) {
-                    return Some(true);
-                }
-            }
-            for origin in incoming(chains, place.chain, place.number..=looked_at - 1) {
-                self.probes_left = self.probes_left.checked_sub(1)?;
-                pending.push(origin);
+            };
+            let origin = Place { chain: *chain, number: *number };
+            match self.look_from(chains, common, origin, &mut first_reaching)? {
+                Look::Common => return Some(true),
+                Look::Reached(links) => pending.push(links),
             }
         }
-        Some(false)
+        let after = Place { number: target.number + 1, ..target };
+        Some(matches!(self.look_from(chains, common, after, &mut first_reaching)?, Look::Common))
+    }
+
+    /// Looks for an event of the common state in a chain, from a place on, as far as that was not done before.
+    fn look_from<'a>(
+        &mut self,
+        chains: &'a ChainCover,
+        common: &impl CommonState,
+        place: Place,
+        first_reaching: &mut Cover,
+    ) -> Option<Look<'a>> {
+        self.probes_left = self.probes_left.checked_sub(1)?;
+        let length = chains.chains[place.chain as usize].events.len() as u32;
+        let known = first_reaching.entry(place.chain).or_insert(length + 1);
+        if *known <= place.number {
+            return Some(Look::Reached(Incoming::default()));
+        }
+        let looked_at = std::mem::replace(known, place.number);
+        for number in (place.number..looked_at).rev() {
+            self.probes_left = self.probes_left.checked_sub(1)?;
+            let event = chains.event_at(Place { chain: place.chain, number });
+            if common.contains(&event.slot.0, &event.slot.1, &event.id) {
+                return Some(Look::Common);
+            }
+        }
+        Some(Look::Reached(incoming(chains, place.chain, place.number..=looked_at - 1)))
     }
 }
 
-/// The places that link to the numbers of a chain, the one to the highest number last.
-fn incoming(chains: &ChainCover, chain: u32, numbers: std::ops::RangeInclusive<u32>) -> impl Iterator<Item = Place> {
-    let range = (chain, *numbers.start(), 0, 0)..=(chain, *numbers.end(), u32::MAX, u32::MAX);
-    chains.incoming.range(range).map(|(_, _, chain, number)| Place { chain: *chain, number: *number })
+/// What a look at a chain found.
+enum Look<'a> {
+    /// An event of the common state.
+    Common,
+    /// None; these link to what was looked at.
+    Reached(Incoming<'a>),
+}
+
+/// Links by their target; see [`ChainCover`].
+type Incoming<'a> = btree_set::Range<'a, (u32, u32, u32, u32)>;
+
+/// The links to the numbers of a chain, those to the highest number last.
+fn incoming(chains: &ChainCover, chain: u32, numbers: std::ops::RangeInclusive<u32>) -> Incoming<'_> {
+    chains.incoming.range((chain, *numbers.start(), 0, 0)..=(chain, *numbers.end(), u32::MAX, u32::MAX))
 }

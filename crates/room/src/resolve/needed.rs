@@ -1,37 +1,34 @@
 //! Which events the algorithm will look at.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{
     EventId, OwnedEventId, events::TimelineEventType, room_version_rules::StateResolutionVersion,
     state_res::auth_types_for_event,
 };
 
-use super::{Key, ResolveError, ResolvePlan, StateEntry};
+use super::{Key, ResolvePlan, StateEntry};
 use crate::{authorize::EventSource, chain_cover::ChainError, pdu::Pdu};
 
 const POWER_LEVELS: &str = "m.room.power_levels";
 
-pub(super) fn missing(plan: &ResolvePlan<'_>, events: &impl EventSource) -> Result<Vec<OwnedEventId>, ResolveError> {
-    if plan.is_trivial() {
-        return Ok(Vec::new());
-    }
-    let without =
-        |ids: BTreeSet<OwnedEventId>| -> Vec<_> { ids.into_iter().filter(|id| events.event(id).is_none()).collect() };
-    let missing = without(known_from_graph(plan)?);
-    if !missing.is_empty() {
-        return Ok(missing);
-    }
-    let slots = unconflicted_auth_slots(plan, events);
-    let entries = slots.iter().filter_map(|(event_type, key)| plan.unconflicted(event_type, key));
-    Ok(without(entries.map(|entry| entry.event_id().to_owned()).collect()))
+/// The events that the algorithm will look at and that `events` does not have.
+pub(super) fn missing(plan: &ResolvePlan<'_>, events: &impl EventSource) -> Vec<OwnedEventId> {
+    let missing = missing_of(&plan.needed, events);
+    // What authorises the events is only known from them.
+    if missing.is_empty() { missing_of(auth(plan, events).values(), events) } else { missing }
+}
+
+/// Those that `events` does not have.
+fn missing_of<'a>(ids: impl IntoIterator<Item = &'a OwnedEventId>, events: &impl EventSource) -> Vec<OwnedEventId> {
+    ids.into_iter().filter(|id| events.event(id).is_none()).cloned().collect()
 }
 
 /// The full conflicted set, what it cites, the create event, and the line of power levels for the mainline ordering.
-fn known_from_graph(plan: &ResolvePlan<'_>) -> Result<BTreeSet<OwnedEventId>, ChainError> {
+pub(super) fn known_from_graph(plan: &ResolvePlan<'_>) -> Result<BTreeSet<OwnedEventId>, ChainError> {
     let mut needed: BTreeSet<OwnedEventId> = plan.full_conflicted_set().into_iter().map(ToOwned::to_owned).collect();
     for (event_type, key) in [("m.room.create", ""), (POWER_LEVELS, "")] {
-        needed.extend(plan.unconflicted(event_type, key).map(|entry| entry.event_id().to_owned()));
+        needed.extend(plan.unconflicted(event_type, key).map(id_of));
     }
     if plan.version.rules().state_res == StateResolutionVersion::V1 {
         return Ok(needed);
@@ -39,27 +36,32 @@ fn known_from_graph(plan: &ResolvePlan<'_>) -> Result<BTreeSet<OwnedEventId>, Ch
     let mut pending: Vec<OwnedEventId> = needed.iter().cloned().collect();
     let mut walked_lines = BTreeSet::new();
     while let Some(id) = pending.pop() {
-        for cited in plan.chains.auth_events(&id)? {
-            needed.insert(cited.to_owned());
-            let is_power_levels = plan.chains.slot(cited)? == (POWER_LEVELS, "");
-            if is_power_levels && walked_lines.insert(cited.to_owned()) {
+        for (cited, slot) in plan.chains.cited(&id)? {
+            if slot == (POWER_LEVELS, "") && walked_lines.insert(cited.to_owned()) {
                 pending.push(cited.to_owned());
+            }
+            if !needed.contains(cited) {
+                needed.insert(cited.to_owned());
             }
         }
     }
     Ok(needed)
 }
 
-/// The places of the state that the authorisation of the conflicted events asks for.
-pub(super) fn unconflicted_auth_slots(plan: &ResolvePlan<'_>, events: &impl EventSource) -> BTreeSet<Key> {
+/// The unconflicted events that the authorisation of the conflicted ones asks for. All of the plan's `needed` are at hand.
+pub(super) fn auth<'a>(plan: &'a ResolvePlan<'_>, events: &impl EventSource) -> &'a BTreeMap<Key, OwnedEventId> {
+    plan.auth.get_or_init(|| unconflicted_auth(plan, events))
+}
+
+fn unconflicted_auth(plan: &ResolvePlan<'_>, events: &impl EventSource) -> BTreeMap<Key, OwnedEventId> {
     let conflicted = plan.full_conflicted_set();
     let mut slots: BTreeSet<Key> =
         conflicted.into_iter().filter_map(|id| events.event(id)).flat_map(|event| auth_slots(&event)).collect();
     for event_type in ["m.room.create", POWER_LEVELS] {
         slots.insert((event_type.to_owned(), String::new()));
     }
-    slots.retain(|(event_type, key)| plan.unconflicted(event_type, key).is_some());
-    slots
+    let with_event = |slot: Key| plan.unconflicted(&slot.0, &slot.1).map(id_of).map(|id| (slot, id));
+    slots.into_iter().filter_map(with_event).collect()
 }
 
 /// The places that authorise one event; none for a malformed one, which no state allows.

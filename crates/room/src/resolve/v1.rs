@@ -6,11 +6,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use ruma::{OwnedEventId, events::StateEventType};
 
-use super::{
-    Key, ResolveError, ResolvePlan,
-    needed::{auth_slots, key_of},
-    sha1::sha1,
-};
+use super::{Key, ResolveError, ResolvePlan, needed::key_of, sha1::sha1};
 use crate::{
     authorize::{EventSource, StateView, authorize_event},
     pdu::Pdu,
@@ -31,13 +27,15 @@ impl StateView for Results {
 
 pub(super) fn resolve(
     plan: &ResolvePlan<'_>,
+    auth: &BTreeMap<Key, OwnedEventId>,
     events: &impl EventSource,
 ) -> Result<Vec<(Key, OwnedEventId)>, ResolveError> {
     let mut candidates = BTreeMap::new();
     for (key, conflict) in &plan.conflicts {
         candidates.insert(key, distinct_events(conflict.entries().map(super::StateEntry::event_id), events)?);
     }
-    let mut results = unconflicted(plan, candidates.values().flatten(), events);
+    let loaded = auth.values().filter_map(|id| events.event(id));
+    let mut results = Results(loaded.filter_map(|event| Some((key_of(&event)?, event))).collect());
     // States that lack a key do not contradict one that has it: the union is taken.
     for (key, single) in candidates.iter().filter(|(_, list)| list.len() == 1) {
         results.0.insert((*key).clone(), Arc::clone(&single[0]));
@@ -71,18 +69,6 @@ fn distinct_events<'a>(
     }
     list.sort_by_cached_key(|event| (event.depth(), Reverse(sha1(event.event_id().as_bytes()))));
     Ok(list)
-}
-
-/// The unconflicted events that authorise the candidates.
-fn unconflicted<'a>(
-    plan: &ResolvePlan<'_>,
-    candidates: impl Iterator<Item = &'a Arc<Pdu>>,
-    events: &impl EventSource,
-) -> Results {
-    let slots = candidates.flat_map(|event| auth_slots(event));
-    let found = slots.filter_map(|(event_type, key)| plan.unconflicted(&event_type, &key));
-    let loaded = found.filter_map(|entry| events.event(entry.event_id()));
-    Results(loaded.filter_map(|event| Some((key_of(&event)?, event))).collect())
 }
 
 /// Takes the first event, then each that the one before allows, until one is not allowed.

@@ -5,7 +5,10 @@
 //! unconflicted ones, so the result at the conflicted keys is that of the full maps. It reads the auth chains only
 //! to subtract them, so it gets the ready difference and an empty chain.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ruma::{
     EventId, OwnedEventId,
@@ -14,19 +17,17 @@ use ruma::{
     state_res::{StateMap, utils::event_id_set::EventIdSet},
 };
 
-use super::{
-    Key, ResolveError, ResolvePlan,
-    needed::{id_of, unconflicted_auth_slots},
-};
+use super::{Key, ResolveError, ResolvePlan, needed::id_of};
 use crate::{authorize::EventSource, pdu::Pdu};
 
 pub(super) fn resolve(
     plan: &ResolvePlan<'_>,
     rules: StateResolutionV2Rules,
+    auth: &BTreeMap<Key, OwnedEventId>,
     events: &impl EventSource,
 ) -> Result<Vec<(Key, OwnedEventId)>, ResolveError> {
-    let maps = state_maps(plan, events);
-    let accepted = |ids: &std::collections::BTreeSet<OwnedEventId>| -> EventIdSet<OwnedEventId> {
+    let maps = state_maps(plan, auth, events);
+    let accepted = |ids: &BTreeSet<OwnedEventId>| -> EventIdSet<OwnedEventId> {
         ids.iter().filter(|id| events.event(id).is_some_and(|event| !event.is_rejected())).cloned().collect()
     };
     let difference = accepted(&plan.difference);
@@ -43,14 +44,13 @@ pub(super) fn resolve(
 }
 
 /// One map per state: its conflicted entries, and the unconflicted ones that will be asked for.
-fn state_maps(plan: &ResolvePlan<'_>, events: &impl EventSource) -> Vec<StateMap<OwnedEventId>> {
+fn state_maps(
+    plan: &ResolvePlan<'_>,
+    auth: &BTreeMap<Key, OwnedEventId>,
+    events: &impl EventSource,
+) -> Vec<StateMap<OwnedEventId>> {
     let key = |(event_type, state_key): &Key| (StateEventType::from(event_type.as_str()), state_key.clone());
-    let mut shared = StateMap::new();
-    for slot in unconflicted_auth_slots(plan, events) {
-        if let Some(entry) = plan.unconflicted(&slot.0, &slot.1) {
-            shared.insert(key(&slot), id_of(entry));
-        }
-    }
+    let shared: StateMap<OwnedEventId> = auth.iter().map(|(slot, id)| (key(slot), id.clone())).collect();
     let mut maps = vec![shared; plan.states.len()];
     for (slot, conflict) in &plan.conflicts {
         for (map, value) in maps.iter_mut().zip(&conflict.values) {
