@@ -6,6 +6,7 @@ use bytes::Bytes;
 use cofactor_history::EventFields;
 use cofactor_types::{EntityHash, EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::user::RoomEntry;
+use futures::future::try_join_all;
 use ruma::{OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
 use tokio::sync::OnceCell;
 
@@ -36,6 +37,9 @@ pub(crate) struct Answer {
 
 /// How often a look begins anew because the user's list of rooms went on meanwhile.
 const LOOKS_MAX: usize = 8;
+
+/// Rooms that are read side by side: what each of them reads goes one after the other.
+const ROOMS_AT_ONCE: usize = 16;
 
 /// What one look works on.
 #[derive(Debug)]
@@ -93,6 +97,26 @@ pub(crate) struct RoomLook {
     pub(crate) to_the_end: bool,
 }
 
+impl RoomLook {
+    fn is_joined(&self) -> bool {
+        self.entry.membership == MembershipState::Join
+    }
+}
+
+/// What was told of rooms.
+#[derive(Debug)]
+struct Told {
+    sections: Sections,
+    /// Something did not fit, and follows at once.
+    has_more: bool,
+    /// Up to where the user's own log was told.
+    user_delivered: Position,
+    /// Up to where each room was told.
+    delivered: Vec<(EntityHash, Position)>,
+    /// The lowest of these, if one is below what is closed.
+    held_back: Option<Position>,
+}
+
 impl Inner {
     /// Answers with what is known of the user. Everything at or below `closed` can be read, nothing at or below it can still
     /// appear, and the slot knows of it.
@@ -117,37 +141,10 @@ impl Inner {
 
         self.read_for(&mut look, &rooms).await?;
         let mut body = Json::object();
-        let mut has_news = false;
-        let mut sections = Sections::default();
         // The token may only say what was looked at: rooms above their exception, everything else up to the closed position.
         token.raise(closed);
-        let mut user_delivered = look.user_up_to;
-        let mut delivered = Vec::with_capacity(rooms.len());
-        let mut held_back: Option<Position> = None;
-        for mut room in rooms {
-            if room.entry.membership != MembershipState::Join {
-                // Nothing of it follows on this, so that it needs no place in the token.
-                sections.add(self, &look, &mut room).await?;
-                continue;
-            }
-            self.find_end(slot, &mut room, since.is_none()).await?;
-            // One place is the user's own.
-            if token.exceptions_len() >= TOKEN_EXCEPTIONS_MAX - 1 && (room.up_to > closed || room.to_the_end) {
-                if since.is_some() && room.is_new && room.entry.room_position > closed {
-                    // Nothing of it can be told yet; it follows at once, with the next request.
-                    user_delivered = user_delivered.min(room.entry.since.previous());
-                    has_news = true;
-                    continue;
-                }
-                (room.up_to, room.to_the_end) = (closed.max(room.after), false);
-            }
-            sections.add(self, &look, &mut room).await?;
-            held_back = held_back.into_iter().chain((room.up_to < closed).then_some(room.up_to)).min();
-            let entity = EntityId::room(&room.entry.room_id).hash64();
-            token.deliver_hash(entity, room.up_to);
-            delivered.push((entity, room.up_to));
-        }
-        has_news |= sections.write(&mut body);
+        let told = self.tell_rooms(&look, rooms, closed, &mut token).await?;
+        let mut has_news = told.sections.write(&mut body) || told.has_more;
 
         if own {
             has_news |= account_data::write(self, &look, &mut body).await?;
@@ -160,18 +157,76 @@ impl Inner {
         has_news |= to_device::write(self, &look, &mut token, closed, &mut body).await?;
         has_news |= to_device::write_key_counts(&look, &mut body);
 
+        let (user_delivered, mut delivered) = (told.user_delivered, told.delivered);
         token.deliver(&user, user_delivered);
         delivered.push((user.hash64(), user_delivered));
-        token = not_beyond(held_back.map(|lowest| lowest.min(user_delivered)), token, since, &delivered)?;
+        token = not_beyond(told.held_back.map(|lowest| lowest.min(user_delivered)), token, since, &delivered)?;
         body.text("next_batch", &token.to_string());
         Ok(Answer { body: body.end_object().into(), token, has_news })
+    }
+
+    /// Tells of rooms in their order, and says in the token up to where; some are read side by side.
+    async fn tell_rooms(
+        &self,
+        look: &Look<'_>,
+        rooms: Vec<RoomLook>,
+        closed: Position,
+        token: &mut SyncToken,
+    ) -> Result<Told, Fault> {
+        let is_initial = look.user_after.is_none();
+        let mut told = Told {
+            sections: Sections::default(),
+            has_more: false,
+            user_delivered: look.user_up_to,
+            delivered: Vec::with_capacity(rooms.len()),
+            held_back: None,
+        };
+        let mut rooms = rooms.into_iter();
+        loop {
+            let mut some: Vec<RoomLook> = rooms.by_ref().take(ROOMS_AT_ONCE).collect();
+            if some.is_empty() {
+                return Ok(told);
+            }
+            try_join_all(some.iter_mut().map(|room| self.find_end(look.slot, room, is_initial))).await?;
+            // One place is the user's own.
+            let mut places = (TOKEN_EXCEPTIONS_MAX - 1).saturating_sub(token.exceptions_len());
+            some.retain_mut(|room| {
+                if !room.is_joined() || (room.up_to <= closed && !room.to_the_end) {
+                    return true;
+                }
+                if places > 0 {
+                    places -= 1;
+                    return true;
+                }
+                if !is_initial && room.is_new && room.entry.room_position > closed {
+                    // Nothing of it can be told yet; it follows at once, with the next request.
+                    told.user_delivered = told.user_delivered.min(room.entry.since.previous());
+                    told.has_more = true;
+                    return false;
+                }
+                (room.up_to, room.to_the_end) = (closed.max(room.after), false);
+                true
+            });
+            let parts = try_join_all(some.iter_mut().map(|room| part(self, look, room))).await?;
+            for (room, part) in some.iter().zip(parts) {
+                told.sections.add(&room.entry, part);
+                // Nothing of a room follows in which the user is not, so that it needs no place in the token.
+                if room.is_joined() {
+                    told.held_back =
+                        told.held_back.into_iter().chain((room.up_to < closed).then_some(room.up_to)).min();
+                    let entity = EntityId::room(&room.entry.room_id).hash64();
+                    token.deliver_hash(entity, room.up_to);
+                    told.delivered.push((entity, room.up_to));
+                }
+            }
+        }
     }
 
     /// How far a room goes of which nothing was heard yet: in an initial sync its timeline begins with its last event,
     /// elsewhere that is asked for.
     async fn find_end(&self, slot: &Slot, room: &mut RoomLook, is_initial: bool) -> Result<(), Fault> {
         let is_unheard = room.is_new || slot.view().feed.seen(&room.entry.room_id) == Position::ZERO;
-        if !is_unheard {
+        if !room.is_joined() || !is_unheard {
             return Ok(());
         }
         room.to_the_end = is_initial;
@@ -217,7 +272,8 @@ impl Inner {
         Err(Fault::unavailable("the user's list of rooms changes all the time; try again"))
     }
 
-    /// Rooms with something new, and all of them in an initial sync; `None` if the list says more by now than is to be told.
+    /// Rooms with something new, and all of them in an initial sync; `None` if the list says by now of one of them what is not to
+    /// be told yet.
     fn rooms_to_look_at(&self, look: &Look, closed: Position) -> Option<Vec<RoomLook>> {
         let view = look.slot.view();
         let since = look.request.since.as_ref();
@@ -243,7 +299,12 @@ impl Inner {
         for room_id in ids.into_iter().filter(wanted) {
             let Some(entry) = view.rooms.get(&room_id).filter(|entry| !entry.forgotten) else { continue };
             if entry.position > look.user_up_to {
-                return None;
+                // What begins later is told later, from its beginning on. What goes on or ends must not be passed over.
+                let ends = matches!(entry.membership, MembershipState::Leave | MembershipState::Ban);
+                if ends || entry.since <= look.user_up_to {
+                    return None;
+                }
+                continue;
             }
             let is_new = look.user_after.is_none_or(|after| entry.since > after);
             let after = match since {
@@ -293,31 +354,27 @@ impl Default for Sections {
     }
 }
 
+/// What there is to say of a room. It may be delivered less far than it was looked at; the look says so afterwards.
+async fn part(inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<Option<Vec<u8>>, Fault> {
+    match room.entry.membership {
+        MembershipState::Join => joined::write(inner, look, room).await,
+        MembershipState::Invite if room.is_new => Ok(Some(invited::write(&room.entry, "invite_state"))),
+        MembershipState::Knock if room.is_new => Ok(Some(invited::write(&room.entry, "knock_state"))),
+        MembershipState::Leave | MembershipState::Ban if room.is_new => left::write(inner, look, room).await,
+        _ => Ok(None),
+    }
+}
+
 impl Sections {
-    /// Adds a room. It may be delivered less far than it was looked at; the look says so afterwards.
-    async fn add(&mut self, inner: &Inner, look: &Look<'_>, room: &mut RoomLook) -> Result<(), Fault> {
-        let room_id = room.entry.room_id.clone();
-        let room_id = room_id.as_str();
-        match room.entry.membership {
-            MembershipState::Join => {
-                if let Some(json) = joined::write(inner, look, room).await? {
-                    self.join.member(room_id, &json);
-                }
-            }
-            MembershipState::Invite if room.is_new => {
-                self.invite.member(room_id, &invited::write(&room.entry, "invite_state"))
-            }
-            MembershipState::Knock if room.is_new => {
-                self.knock.member(room_id, &invited::write(&room.entry, "knock_state"))
-            }
-            MembershipState::Leave | MembershipState::Ban if room.is_new => {
-                if let Some(json) = left::write(inner, look, room).await? {
-                    self.leave.member(room_id, &json);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
+    fn add(&mut self, entry: &RoomEntry, part: Option<Vec<u8>>) {
+        let Some(part) = part else { return };
+        let section = match entry.membership {
+            MembershipState::Join => &mut self.join,
+            MembershipState::Invite => &mut self.invite,
+            MembershipState::Knock => &mut self.knock,
+            _ => &mut self.leave,
+        };
+        section.member(entry.room_id.as_str(), &part);
     }
 
     fn write(self, body: &mut Json) -> bool {

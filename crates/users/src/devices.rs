@@ -74,6 +74,7 @@ impl UserEntity {
             self.end_sessions(&mut device, cx)?;
             self.remove(cx, state::DEVICE, device_id.as_str());
             self.remove(cx, state::KEY_COUNTS, device_id.as_str());
+            self.remove(cx, state::TO_DEVICE_TAKEN, device_id.as_str());
             self.drop_keys(&device_id, cx);
             let sub: Arc<str> = device_id.as_str().into();
             for position in self.queues.remove(&device_id).unwrap_or_default() {

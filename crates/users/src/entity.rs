@@ -202,10 +202,7 @@ impl UserEntity {
             }
             UserCommand::DeleteBackup { version } => self.delete_backup(version, cx).map(done),
             UserCommand::AddToDevice { delivery, messages } => self.add_to_device(delivery, messages, cx).map(done),
-            UserCommand::AckToDevice { device_id, up_to } => {
-                self.ack_to_device(&device_id, up_to, cx);
-                Ok(Decision::Commit(UserReply::Done))
-            }
+            UserCommand::AckToDevice { device_id, up_to } => self.ack_to_device(&device_id, up_to, cx).map(done),
             UserCommand::PutBackupKeys { .. }
             | UserCommand::DeleteBackupKeys { .. }
             | UserCommand::SetAccountData { .. } => Err(Fault::internal("a command went the wrong way")),
@@ -217,8 +214,13 @@ async fn load(env: Env, id: EntityId) -> Result<UserEntity, Fault> {
     let user_id = UserId::parse(id.as_str()).map_err(|_| Fault::invalid("not a user id"))?;
     let mut user = UserEntity::empty(user_id);
     let rows = env.store().scan(Scan::new(&tables::USER_STATE, key![&id], Key::EMPTY, usize::MAX)).await?;
+    let mut taken = BTreeMap::new();
     for row in rows {
-        user.take_row(row.clustering.text(0), row.clustering.text(1), &row.value)?;
+        let (kind, name) = (row.clustering.text(0), row.clustering.text(1));
+        if kind == state::TO_DEVICE_TAKEN {
+            taken.insert(name.to_owned(), record::decode::<Position>(&row.value)?);
+        }
+        user.take_row(kind, name, &row.value)?;
     }
     let yesterday = Position(env.clock().now_us().saturating_sub(TRANSACTION_ID_LIFE_US));
     let log = |class: u64, sub: &str| LogKey { entity: id.clone(), class, sub: Arc::from(sub) };
@@ -229,7 +231,8 @@ async fn load(env: Env, id: EntityId) -> Result<UserEntity, Fault> {
     }
     for device_id in user.devices.keys().cloned().collect::<Vec<_>>() {
         let queue = log(class::TO_DEVICE, device_id.as_str());
-        let queued = env.reader().read(&queue, all(Position::ZERO, usize::MAX)).await?;
+        let taken = taken.get(device_id.as_str()).copied().unwrap_or(Position::ZERO);
+        let queued = env.reader().read(&queue, all(taken, usize::MAX)).await?;
         let positions = queued.into_iter().map(|row| row.position).collect();
         user.queues.insert(device_id, positions);
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cofactor_entity::Cx;
 use cofactor_store::record;
 use cofactor_types::{Fault, Position, limits::TO_DEVICE_QUEUE_MAX};
-use cofactor_wire::user::{ToDevice, class};
+use cofactor_wire::user::{ToDevice, class, state};
 use ruma::{DeviceId, OwnedDeviceId};
 
 use crate::entity::UserEntity;
@@ -44,18 +44,22 @@ impl UserEntity {
                     && let Some(oldest) = queue.pop_front()
                 {
                     cx.remove(class::TO_DEVICE, &sub, oldest);
+                    self.put(cx, state::TO_DEVICE_TAKEN, &sub, &oldest)?;
                 }
             }
         }
         Ok(())
     }
 
-    pub(crate) fn ack_to_device(&mut self, device_id: &DeviceId, up_to: Position, cx: &mut Cx) {
-        let Some(queue) = self.queues.get_mut(device_id) else { return };
+    pub(crate) fn ack_to_device(&mut self, device_id: &DeviceId, up_to: Position, cx: &mut Cx) -> Result<(), Fault> {
+        let Some(queue) = self.queues.get_mut(device_id) else { return Ok(()) };
         let sub: Arc<str> = device_id.as_str().into();
+        let mut taken = None;
         while let Some(position) = queue.front().copied().filter(|position| *position <= up_to) {
             queue.pop_front();
             cx.remove(class::TO_DEVICE, &sub, position);
+            taken = Some(position);
         }
+        taken.map_or(Ok(()), |taken| self.put(cx, state::TO_DEVICE_TAKEN, &sub, &taken))
     }
 }

@@ -48,6 +48,9 @@ pub mod state {
     pub const DEVICE_KEYS: &str = "device_keys";
     /// Cross-signing keys; key: `master`, `self_signing`, `user_signing`. Rows: the JSON object of the specification.
     pub const CROSS_SIGNING: &str = "cross_signing";
+    /// Up to where messages were taken from a device's queue, so that no read passes over what was deleted; key: device id. Rows: a
+    /// position.
+    pub const TO_DEVICE_TAKEN: &str = "to_device_taken";
     /// One-time keys; key: device id, NUL, `algorithm:key id`.
     pub const ONE_TIME_KEY: &str = "one_time_key";
     /// One-time keys handed out; key: device id, NUL, the number of the page. Rows: short hashes of the keys, a list of numbers.

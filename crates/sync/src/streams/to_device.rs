@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use cofactor_store::{Direction, LogKey, RangeRead, record};
+use cofactor_store::{Direction, LogKey, RangeRead, key, record, tables};
 use cofactor_types::{EntityId, Fault, Position, SyncToken};
-use cofactor_wire::user::{ToDevice, class};
+use cofactor_wire::user::{ToDevice, class, state};
 use ruma::OwnedDeviceId;
 
 use crate::{answer::Look, json::Json, service::Inner};
@@ -38,7 +38,10 @@ pub(crate) async fn write(
         token.set_to_device(after.max(closed));
         return Ok(false);
     }
-    let after = since.unwrap_or_default();
+    let after = match since {
+        Some(since) => since,
+        None => taken(inner, look).await?,
+    };
     let log = LogKey {
         entity: EntityId::user(&look.slot.user_id),
         class: class::TO_DEVICE,
@@ -64,6 +67,14 @@ pub(crate) async fn write(
     let has_news = !events.is_empty();
     body.events("to_device", events);
     Ok(has_news)
+}
+
+/// Up to where messages were taken from the device's queue.
+async fn taken(inner: &Inner, look: &Look<'_>) -> Result<Position, Fault> {
+    let (partition, clustering) =
+        (key![look.request.user_id.as_str()], key![state::TO_DEVICE_TAKEN, look.request.device_id.as_str()]);
+    let row = inner.history.reader().store().get(&tables::USER_STATE, &partition, &clustering).await?;
+    Ok(row.map(|row| record::decode(&row)).transpose()?.unwrap_or_default())
 }
 
 /// Key counts go into every answer: clients take their absence for zero. They are news when they changed.

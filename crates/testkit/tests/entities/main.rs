@@ -9,5 +9,6 @@ mod one_time_keys;
 mod receipts;
 mod restricted;
 mod stays;
+mod to_device;
 mod transactions;
 mod wake;
