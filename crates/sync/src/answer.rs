@@ -7,7 +7,7 @@ use cofactor_history::EventFields;
 use cofactor_types::{EntityHash, EntityId, Fault, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::user::RoomEntry;
 use futures::future::try_join_all;
-use ruma::{OwnedRoomId, OwnedUserId, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, events::room::member::MembershipState};
 use tokio::sync::OnceCell;
 
 use crate::{
@@ -76,6 +76,11 @@ impl<'a> Look<'a> {
         self.plain.get_or_try_init(|| notifications.are_untouched(&self.slot.user_id)).await.copied()
     }
 
+    /// Up to where a room was told before.
+    fn told_of(&self, room_id: &RoomId) -> Position {
+        self.request.since.as_ref().map_or(Position::ZERO, |since| since.lower_bound(&EntityId::room(room_id)))
+    }
+
     /// Whether a record of the user's own log belongs into this answer.
     pub(crate) fn is_due(&self, position: Position) -> bool {
         self.user_after.is_none_or(|after| position > after) && position <= self.user_up_to
@@ -113,8 +118,14 @@ struct Told {
     user_delivered: Position,
     /// Up to where each room was told.
     delivered: Vec<(EntityHash, Position)>,
-    /// The lowest of these, if one is below what is closed.
+    /// What the token must not pass over, if that is below what is closed.
     held_back: Option<Position>,
+}
+
+impl Told {
+    fn hold_back(&mut self, at: Position, closed: Position) {
+        self.held_back = self.held_back.into_iter().chain((at < closed).then_some(at)).min();
+    }
 }
 
 impl Inner {
@@ -191,6 +202,13 @@ impl Inner {
             // One place is the user's own.
             let mut places = (TOKEN_EXCEPTIONS_MAX - 1).saturating_sub(token.exceptions_len());
             some.retain_mut(|room| {
+                if told.has_more && room.is_new {
+                    // It follows with the one before it. What was said before a leave must not be passed over.
+                    if !room.is_joined() {
+                        told.hold_back(look.told_of(&room.entry.room_id), closed);
+                    }
+                    return false;
+                }
                 if !room.is_joined() || (room.up_to <= closed && !room.to_the_end) {
                     return true;
                 }
@@ -212,8 +230,7 @@ impl Inner {
                 told.sections.add(&room.entry, part);
                 // Nothing of a room follows in which the user is not, so that it needs no place in the token.
                 if room.is_joined() {
-                    told.held_back =
-                        told.held_back.into_iter().chain((room.up_to < closed).then_some(room.up_to)).min();
+                    told.hold_back(room.up_to, closed);
                     let entity = EntityId::room(&room.entry.room_id).hash64();
                     token.deliver_hash(entity, room.up_to);
                     told.delivered.push((entity, room.up_to));
@@ -307,10 +324,7 @@ impl Inner {
                 continue;
             }
             let is_new = look.user_after.is_none_or(|after| entry.since > after);
-            let after = match since {
-                Some(since) if !is_new => since.lower_bound(&EntityId::room(&room_id)),
-                _ => Position::ZERO,
-            };
+            let after = if is_new { Position::ZERO } else { look.told_of(&room_id) };
             let up_to = view.feed.seen(&room_id).max(closed);
             looks.push(RoomLook { entry: entry.clone(), after, up_to, is_new, to_the_end: false });
         }
