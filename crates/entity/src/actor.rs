@@ -275,7 +275,7 @@ impl<E: Entity> EntityActor<E> {
     fn settle(&self, mut writer: Writer, open: Vec<OpenPosition>, ctx: &mut Context<Self>) {
         let (env, id, epoch) = (self.env.clone(), self.id.clone(), writer.epoch());
         let shard = env.shard(&id);
-        env.publisher().skip(&id, epoch);
+        env.publisher().doubt(&id, epoch);
         let settled = async move {
             let mut pause = SETTLE_AGAIN;
             // Who takes the shard after this node fences the log first.
@@ -285,7 +285,7 @@ impl<E: Entity> EntityActor<E> {
                 tokio::time::sleep(pause).await;
                 pause = SETTLE_AGAIN_MAX.min(pause * 2);
             }
-            env.publisher().skip(&id, epoch);
+            env.publisher().settled(&id, epoch);
             drop(open);
             if env.ownership().holds(shard, epoch) {
                 // What it left undone is not for a request to begin.

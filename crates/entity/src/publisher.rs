@@ -36,6 +36,8 @@ struct Said {
     sequences: BTreeMap<ShardId, (Epoch, u64)>,
     /// Shards with a record since the last full heartbeat.
     changed: BTreeSet<ShardId>,
+    /// Entities with appends of unknown outcome, and how many.
+    doubtful: BTreeMap<EntityId, u32>,
     /// The version of the list of shards in the last full heartbeat, and how many heartbeats ago that was.
     version: u64,
     since_full: u32,
@@ -58,6 +60,7 @@ impl Publisher {
         }
         let shard = entity.shard(self.ownership.shard_count());
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = &mut *said;
         let last = said.sequences.entry(shard).or_insert((epoch, 0));
         if last.0 < epoch {
             *last = (epoch, 0);
@@ -67,6 +70,11 @@ impl Publisher {
             return;
         }
         metrics::counter!("cofactor_bus_published_total").increment(notices.len() as u64);
+        if said.doubtful.contains_key(entity) {
+            // Before this was decided, the append in doubt became visible or impossible. Who has read since the number that was
+            // left out for it may have read too early.
+            last.1 += 1;
+        }
         for Notice { class, position, payload, trace } in notices {
             last.1 += 1;
             let (entity, seq) = (entity.clone(), last.1);
@@ -75,9 +83,30 @@ impl Publisher {
         said.changed.insert(shard);
     }
 
+    /// An append of the entity is in doubt: a number is left out now, and ahead of all that the entity says until
+    /// [`Self::settled`].
+    pub(crate) fn doubt(&self, entity: &EntityId, epoch: Epoch) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        *said.doubtful.entry(entity.clone()).or_default() += 1;
+        drop(said);
+        self.skip(entity, epoch);
+    }
+
+    /// The append stands or never will.
+    pub(crate) fn settled(&self, entity: &EntityId, epoch: Epoch) {
+        self.skip(entity, epoch);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = said.doubtful.get_mut(entity) {
+            *count -= 1;
+            if *count == 0 {
+                said.doubtful.remove(entity);
+            }
+        }
+    }
+
     /// Leaves out a number: something may have become visible of which nobody knows what to say, so that whoever listens
     /// must look into the store.
-    pub(crate) fn skip(&self, entity: &EntityId, epoch: Epoch) {
+    fn skip(&self, entity: &EntityId, epoch: Epoch) {
         let shard = entity.shard(self.ownership.shard_count());
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let last = said.sequences.entry(shard).or_insert((epoch, 0));
@@ -110,5 +139,45 @@ impl Publisher {
             said.changed.iter().filter_map(of).collect()
         };
         self.bus.heartbeat(Heartbeat { node: self.ownership.node(), closed, version: said.full, full, shards });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use cofactor_bus::{Delivery, local::LocalBus};
+    use cofactor_types::{EntityKind, ManualClock, NodeId};
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_while_an_append_is_in_doubt_follows_on_a_gap() {
+        let bus = LocalBus::default();
+        let mut heard = bus.subscribe();
+        let clock = Arc::new(ManualClock(AtomicU64::new(1)));
+        let publisher = Publisher::new(Arc::new(bus), Ownership::new(NodeId(1), 1, clock));
+        let (entity, other) = (EntityId::new(EntityKind::Room, "!a:x"), EntityId::new(EntityKind::Room, "!b:x"));
+        let mut sequences_after = |act: &dyn Fn()| {
+            act();
+            let mut sequences = Vec::new();
+            while let Some(Delivery::Record(record)) = heard.try_next() {
+                sequences.push(record.seq);
+            }
+            sequences
+        };
+        let say = |entity: &EntityId| {
+            let notice = Notice { class: 1, position: Position(1), payload: Bytes::new(), trace: None };
+            publisher.publish(entity, Epoch(1), vec![notice.clone(), notice]);
+        };
+        assert_eq!(sequences_after(&|| say(&entity)), [1, 2]);
+        // 3 is left out at once, 4 before what the entity says next: who read in between may have read too early.
+        publisher.doubt(&entity, Epoch(1));
+        assert_eq!(sequences_after(&|| say(&entity)), [5, 6]);
+        assert_eq!(sequences_after(&|| say(&other)), [7, 8]);
+        assert_eq!(sequences_after(&|| say(&entity)), [10, 11]);
+        publisher.settled(&entity, Epoch(1));
+        assert_eq!(sequences_after(&|| say(&entity)), [13, 14]);
+        assert_eq!(sequences_after(&|| say(&entity)), [15, 16]);
     }
 }
