@@ -108,6 +108,11 @@ impl RoomLook {
     }
 }
 
+/// Whether the entry says that a stay, or an invitation, has ended.
+fn is_over(entry: &RoomEntry) -> bool {
+    matches!(entry.membership, MembershipState::Leave | MembershipState::Ban)
+}
+
 /// What was told of rooms.
 #[derive(Debug)]
 struct Told {
@@ -204,7 +209,7 @@ impl Inner {
             some.retain_mut(|room| {
                 if told.has_more && room.is_new {
                     // It follows with the one before it. What was said before a leave must not be passed over.
-                    if !room.is_joined() {
+                    if is_over(&room.entry) {
                         told.hold_back(look.told_of(&room.entry.room_id), closed);
                     }
                     return false;
@@ -259,8 +264,7 @@ impl Inner {
         if !rooms.is_empty() {
             look.ignored = account_data::ignored(self, &look.slot.user_id).await?;
         }
-        let is_left = |room: &RoomLook| matches!(room.entry.membership, MembershipState::Leave | MembershipState::Ban);
-        if rooms.iter().any(is_left) {
+        if rooms.iter().any(|room| is_over(&room.entry)) {
             look.turns = left::turns(self, look).await?;
         }
         if look.user_after.is_none() {
@@ -317,8 +321,7 @@ impl Inner {
             let Some(entry) = view.rooms.get(&room_id).filter(|entry| !entry.forgotten) else { continue };
             if entry.position > look.user_up_to {
                 // What begins later is told later, from its beginning on. What goes on or ends must not be passed over.
-                let ends = matches!(entry.membership, MembershipState::Leave | MembershipState::Ban);
-                if ends || entry.since <= look.user_up_to {
+                if is_over(entry) || entry.since <= look.user_up_to {
                     return None;
                 }
                 continue;

@@ -31,7 +31,6 @@ const MESSAGES_MAX: u64 = 1500;
 const IN_FLIGHT: usize = 8;
 /// What is counted of a claim that brought nothing.
 const NO_KEY: &str = "no key";
-
 /// Claims until a device must have no key left.
 const CLAIMS_MAX: u64 = 1000;
 /// Syncs that may be needed to read what was sent to a device.
