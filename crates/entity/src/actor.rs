@@ -8,9 +8,8 @@ use std::{
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle, WrapFuture, fut::ActorFutureExt};
 use bytes::Bytes;
-use cofactor_store::{Durability, Key, LogKey, Mutation, Scan, StoreError, key, record, tables};
-use cofactor_types::{EntityId, Fault, Position, limits};
-use futures::future::join_all;
+use cofactor_store::{Key, LogKey, StoreError};
+use cofactor_types::{EntityId, Fault, Position};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
 
@@ -20,7 +19,7 @@ use crate::{
     entities::Slot,
     envelope::{Answer, Asker, Drain, Envelope},
     log::{Group, Message as Outgoing, Writer},
-    measure,
+    measure, outbox,
     publisher::Notice,
     route::not_owner,
 };
@@ -37,9 +36,6 @@ const TICK_AGAIN: Duration = Duration::from_millis(500);
 /// How soon a store that did not say what became of an append is asked again: at first, and later.
 const SETTLE_AGAIN: Duration = Duration::from_millis(100);
 const SETTLE_AGAIN_MAX: Duration = Duration::from_secs(1);
-
-/// How often a message to another entity is tried before it is left to the next activation.
-const DELIVERY_TRIES_MAX: u32 = 6;
 
 type Waiter<E> = (Asker<E>, Result<<E as Entity>::Reply, Fault>);
 
@@ -63,7 +59,12 @@ impl<E: Entity> Default for Batch<E> {
 enum Phase<E: Entity> {
     Loading(VecDeque<Envelope<E>>),
     Ready(Box<Ready<E>>),
-    Stopping,
+    /// It goes: its log is being closed.
+    Closing,
+    /// Nothing follows from it any more but messages that are on their way.
+    Closed,
+    /// An append failed, or may have; what became of it may still be asked.
+    Failed,
 }
 
 struct Ready<E: Entity> {
@@ -74,7 +75,6 @@ struct Ready<E: Entity> {
     /// Effects that are decided but perhaps not yet readable.
     overlay: HashMap<RowKey, Option<Bytes>>,
     fetches: usize,
-    deliveries: usize,
 }
 
 /// The one live instance of an entity on this node.
@@ -86,13 +86,15 @@ pub(crate) struct EntityActor<E: Entity> {
     phase: Phase<E>,
     used: bool,
     timer: Option<SpawnHandle>,
+    /// Groups of messages to other entities that are on their way.
+    deliveries: usize,
     drains: Vec<oneshot::Sender<()>>,
 }
 
 impl<E: Entity> EntityActor<E> {
     pub(crate) fn new(env: Env, config: E::Config, id: EntityId, slot: Arc<Slot>) -> Self {
         let phase = Phase::Loading(VecDeque::new());
-        Self { env, config, id, slot, phase, used: true, timer: None, drains: Vec::new() }
+        Self { env, config, id, slot, phase, used: true, timer: None, deliveries: 0, drains: Vec::new() }
     }
 
     fn loaded(&mut self, outcome: Result<Activated<E>, Fault>, ctx: &mut Context<Self>) {
@@ -107,7 +109,6 @@ impl<E: Entity> EntityActor<E> {
                     batches: VecDeque::new(),
                     overlay: HashMap::new(),
                     fetches: 0,
-                    deliveries: 0,
                 }));
                 if !unsent.is_empty() {
                     self.send(unsent, Vec::new(), ctx);
@@ -119,7 +120,7 @@ impl<E: Entity> EntityActor<E> {
             }
             Err(fault) => {
                 tracing::warn!(entity = ?self.id, error = %fault, "an entity cannot be activated");
-                self.phase = Phase::Stopping;
+                self.phase = Phase::Failed;
                 for (_, reply) in waiting.into_iter().filter_map(Envelope::open) {
                     reply.send(Answer::Reply(Err(fault.clone())));
                 }
@@ -132,7 +133,7 @@ impl<E: Entity> EntityActor<E> {
         self.used = true;
         match &mut self.phase {
             Phase::Loading(waiting) => waiting.push_back(envelope),
-            Phase::Stopping => drop(envelope),
+            Phase::Closing | Phase::Closed | Phase::Failed => drop(envelope),
             Phase::Ready(_) => {
                 if let Some((command, reply)) = envelope.open() {
                     self.decide(command, reply, Fetched::default(), ctx);
@@ -225,7 +226,7 @@ impl<E: Entity> EntityActor<E> {
             messages.extend(change.messages);
             open.extend(change.open);
         }
-        let outgoing = match self.stage_messages(messages, &mut group) {
+        let outgoing = match outbox::stage(&self.env, &self.id, messages, &mut group) {
             Ok(outgoing) => outgoing,
             Err(error) => return self.fail(&error, waiters, ctx),
         };
@@ -300,24 +301,6 @@ impl<E: Entity> EntityActor<E> {
         measure::commit_span(E::KIND, self.env.shard(&self.id), writer.epoch(), commands)
     }
 
-    /// Writes messages into the outbox together with the change that causes them.
-    fn stage_messages(
-        &self,
-        messages: Vec<(EntityId, Bytes)>,
-        group: &mut Group,
-    ) -> Result<Vec<(Key, Outgoing)>, StoreError> {
-        let mut outgoing = Vec::with_capacity(messages.len());
-        for (number, (target, payload)) in messages.into_iter().enumerate() {
-            let message = Outgoing { target, payload };
-            let clustering = key![self.id.kind().as_str(), &self.id, group.last, number as u64];
-            let value = Some(record::encode(&message)?);
-            let partition = outbox_partition(&self.env, &self.id);
-            group.effects.push(Mutation { table: &tables::OUTBOX, partition, clustering: clustering.clone(), value });
-            outgoing.push((clustering, message));
-        }
-        Ok(outgoing)
-    }
-
     fn committed(
         &mut self,
         writer: Writer,
@@ -338,50 +321,26 @@ impl<E: Entity> EntityActor<E> {
         self.flush(ctx);
     }
 
-    /// Brings messages to their targets, side by side but for those to the same target, then answers.
+    /// Brings messages to their targets, then answers.
     fn send(&mut self, outgoing: Vec<(Key, Outgoing)>, waiters: Vec<Waiter<E>>, ctx: &mut Context<Self>) {
-        if let Phase::Ready(ready) = &mut self.phase {
-            ready.deliveries += 1;
-        }
+        self.deliveries += 1;
         let first = waiters.first().and_then(|(asker, _)| asker.span().id());
         let span = cofactor_telemetry::span!(parent: first, "deliver", messages = outgoing.len());
-        let env = self.env.clone();
-        let partition = outbox_partition(&self.env, &self.id);
-        let delivery = async move {
-            let mut by_target: Vec<(EntityId, Vec<(Key, Bytes)>)> = Vec::new();
-            for (clustering, Outgoing { target, payload }) in outgoing {
-                match by_target.iter_mut().find(|(known, _)| *known == target) {
-                    Some((_, messages)) => messages.push((clustering, payload)),
-                    None => by_target.push((target, vec![(clustering, payload)])),
-                }
-            }
-            let targets = by_target.into_iter().map(|(target, messages)| deliver_all(&env, target, messages));
-            let mut sent = Vec::new();
-            let mut failed = None;
-            for (delivered, outcome) in join_all(targets).await {
-                sent.extend(delivered);
-                failed = failed.or(outcome.err());
-            }
-            let forget =
-                |clustering| Mutation { table: &tables::OUTBOX, partition: partition.clone(), clustering, value: None };
-            // A row that stays is delivered once more, which its target recognises.
-            let _ = env.store().write(sent.into_iter().map(forget).collect(), Durability::Deferred).await;
-            failed
-        };
-        let done = delivery.instrument(span).into_actor(self).map(move |failed, actor, ctx| {
+        let delivery = outbox::empty(self.env.clone(), self.id.clone(), outgoing).instrument(span);
+        let done = delivery.into_actor(self).map(move |delivered, actor, ctx| {
             for (reply, result) in waiters {
-                let result = match &failed {
-                    Some(fault) => {
+                let result = match &delivered {
+                    Err(fault) => {
                         Err(Fault::unknown(format!("the change stands, but is not known everywhere: {fault}")))
                     }
-                    None => result,
+                    Ok(()) => result,
                 };
                 reply.send(Answer::Reply(result));
             }
-            if let Phase::Ready(ready) = &mut actor.phase {
-                ready.deliveries -= 1;
+            actor.deliveries -= 1;
+            if let (Phase::Closed, 0) = (&actor.phase, actor.deliveries) {
+                ctx.stop();
             }
-            actor.drained(ctx);
         });
         ctx.spawn(done);
     }
@@ -439,7 +398,7 @@ impl<E: Entity> EntityActor<E> {
     fn fail(&mut self, error: &StoreError, waiters: Vec<Waiter<E>>, ctx: &mut Context<Self>) {
         tracing::warn!(entity = ?self.id, %error, "an append failed; the entity is dropped and will be built again");
         let fault = Fault::from(error.clone());
-        let phase = std::mem::replace(&mut self.phase, Phase::Stopping);
+        let phase = std::mem::replace(&mut self.phase, Phase::Failed);
         let batches = if let Phase::Ready(ready) = phase { ready.batches } else { VecDeque::new() };
         let later = batches.into_iter().flat_map(|batch| batch.waiters);
         for (reply, _) in waiters.into_iter().chain(later) {
@@ -451,7 +410,8 @@ impl<E: Entity> EntityActor<E> {
         }
     }
 
-    /// Goes, if asked to and nothing is under way.
+    /// Goes, if asked to and nothing more is to be written. Messages on their way are not waited for: their targets may be
+    /// in shards that move together with this one, and whoever takes it finds them in the outbox.
     fn drained(&mut self, ctx: &mut Context<Self>) {
         if !self.drains.is_empty() && self.is_still() {
             self.rest(ctx);
@@ -462,24 +422,32 @@ impl<E: Entity> EntityActor<E> {
     fn rest(&mut self, ctx: &mut Context<Self>) {
         measure::passivated(E::KIND);
         self.slot.close();
-        let phase = std::mem::replace(&mut self.phase, Phase::Stopping);
-        if let Phase::Ready(ready) = phase
-            && let Some(writer) = ready.writer
-        {
-            ctx.spawn(writer.close().into_actor(self).map(|(), _, ctx| ctx.stop()));
-        } else {
-            ctx.stop();
+        let Phase::Ready(ready) = std::mem::replace(&mut self.phase, Phase::Closing) else { return };
+        let closed = async move {
+            if let Some(writer) = ready.writer {
+                writer.close().await;
+            }
+        };
+        ctx.spawn(closed.into_actor(self).map(|(), actor, ctx| {
+            actor.phase = Phase::Closed;
+            actor.let_go();
+            if actor.deliveries == 0 {
+                ctx.stop();
+            }
+        }));
+    }
+
+    /// Tells those who wait for this actor to go.
+    fn let_go(&mut self) {
+        for drain in self.drains.drain(..) {
+            let _ = drain.send(());
         }
     }
 
+    /// Whether nothing is being written, or read for a decision.
     fn is_still(&self) -> bool {
-        match &self.phase {
-            Phase::Ready(ready) => {
-                ready.writer.is_some() && ready.batches.is_empty() && ready.fetches == 0 && ready.deliveries == 0
-            }
-            Phase::Loading(_) => false,
-            Phase::Stopping => false,
-        }
+        matches!(&self.phase, Phase::Ready(ready) if
+            ready.writer.is_some() && ready.batches.is_empty() && ready.fetches == 0)
     }
 
     fn stop(&mut self, ctx: &mut Context<Self>) {
@@ -489,7 +457,8 @@ impl<E: Entity> EntityActor<E> {
 
     fn watch_idleness(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(self.env.idle(), |actor, ctx| {
-            let rests = !std::mem::take(&mut actor.used) && actor.timer.is_none() && actor.is_still();
+            let rests =
+                !std::mem::take(&mut actor.used) && actor.timer.is_none() && actor.deliveries == 0 && actor.is_still();
             if rests && actor.slot.try_retire() {
                 actor.rest(ctx);
             } else {
@@ -503,28 +472,6 @@ fn answer<E: Entity>(waiter: Option<Waiter<E>>) {
     if let Some((reply, result)) = waiter {
         reply.send(Answer::Reply(result));
     }
-}
-
-fn outbox_partition(env: &Env, id: &EntityId) -> Key {
-    key![u64::from(env.shard(id).0)]
-}
-
-/// The messages that arrived, and why the rest did not.
-async fn deliver_all(env: &Env, target: EntityId, messages: Vec<(Key, Bytes)>) -> (Vec<Key>, Result<(), Fault>) {
-    let mut delivered = Vec::new();
-    for (clustering, payload) in messages {
-        let mut tries = 1;
-        while let Err(fault) = env.deliver(&target, payload.clone()).await {
-            if tries >= DELIVERY_TRIES_MAX {
-                tracing::warn!(target = ?target, error = %fault, "a message to an entity stays in the outbox");
-                return (delivered, Err(fault));
-            }
-            tokio::time::sleep(Duration::from_millis(20 << tries)).await;
-            tries += 1;
-        }
-        delivered.push(clustering);
-    }
-    (delivered, Ok(()))
 }
 
 /// What was known before, and more.
@@ -548,12 +495,7 @@ async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>, mut fetched: Fetc
 async fn activate<E: Entity>(env: Env, config: E::Config, id: EntityId) -> Result<Activated<E>, Fault> {
     let epoch = env.ownership().epoch(env.shard(&id)).ok_or_else(not_owner)?;
     let (writer, last) = Writer::open(env.clone(), id.clone(), epoch).await?;
-    let prefix = key![id.kind().as_str(), &id];
-    let scan = Scan::new(&tables::OUTBOX, outbox_partition(&env, &id), prefix, limits::MAILBOX_MAX);
-    let mut unsent = Vec::new();
-    for row in env.store().scan(scan).await? {
-        unsent.push((row.clustering, record::decode::<Outgoing>(&row.value)?));
-    }
+    let unsent = outbox::unsent(&env, &id).await?;
     let state = E::load(env, config, id, last).await?;
     Ok((state, writer, unsent))
 }
@@ -569,9 +511,7 @@ impl<E: Entity> Actor for EntityActor<E> {
 
     fn stopped(&mut self, _ctx: &mut Context<Self>) {
         self.slot.close();
-        for drain in self.drains.drain(..) {
-            let _ = drain.send(());
-        }
+        self.let_go();
     }
 }
 
@@ -595,6 +535,11 @@ impl<E: Entity> Handler<Drain> for EntityActor<E> {
 
     fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
         self.drains.push(drain.0);
-        self.drained(ctx);
+        match self.phase {
+            Phase::Loading(_) | Phase::Closing => {}
+            Phase::Ready(_) => self.drained(ctx),
+            // Who takes the shard fences the log, so that an append in doubt need not be waited for.
+            Phase::Closed | Phase::Failed => self.let_go(),
+        }
     }
 }

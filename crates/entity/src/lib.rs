@@ -19,6 +19,7 @@ mod keeper;
 mod lease;
 mod log;
 mod measure;
+mod outbox;
 mod ownership;
 mod positions;
 mod publisher;
