@@ -113,9 +113,17 @@ impl Inner {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks, and once more where the connection turns out to be lost: whoever did not use it for a while finds out by this.
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
-        let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
         let deadline = Instant::now() + self.timeout;
+        match self.ask_once(command, deadline).await {
+            Err(error) if error.is_connection_dropped() => self.ask_once(command, deadline).await,
+            answer => answer,
+        }
+    }
+
+    async fn ask_once<T: FromRedisValue>(&self, command: &Cmd, deadline: Instant) -> RedisResult<T> {
+        let late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
         let (mut connection, number) = timeout_at(deadline, self.connection()).await.map_err(late)??;
         let answer = timeout_at(deadline, command.query_async(&mut connection)).await.map_err(late).flatten();
         if answer.as_ref().is_err_and(|error| error.kind() != NO_SCRIPT) {
@@ -182,7 +190,10 @@ impl Shared for RedisShared {
     }
 
     async fn take(&self, key: &str) -> Result<Option<Bytes>, BusError> {
-        let value: Option<Vec<u8>> = self.ask(redis::cmd("GETDEL").arg(self.fact(key))).await?;
+        // Not twice: what the first attempt took would look as if it had never been there.
+        let deadline = Instant::now() + self.inner.timeout;
+        let command = redis::cmd("GETDEL").arg(self.fact(key)).take();
+        let value: Option<Vec<u8>> = self.inner.ask_once(&command, deadline).await.map_err(door::bus_error)?;
         Ok(value.map(Bytes::from))
     }
 

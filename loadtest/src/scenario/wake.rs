@@ -63,7 +63,8 @@ impl Scenario for Wake {
         let mut waiting = JoinSet::new();
         for session in users.clone() {
             let since = world.server.position(&session, None).await?;
-            let waiter = Waiter { session, since, ledger: Arc::clone(&ledger), room_id: room.id.clone(), events, end };
+            let (ledger, room_id) = (Arc::clone(&ledger), room.id.clone());
+            let waiter = Waiter { session, since, ledger, room_id, events, pause: plan.pause, end };
             waiting.spawn(waiter.wait(Arc::clone(&world.server)));
         }
         tokio::time::sleep(plan.warm_up).await;
@@ -74,12 +75,17 @@ impl Scenario for Wake {
         }
         let usage = before.until(&Snapshot::of(&world.target.pids));
         let generator = share(&me, start);
+        let own_ns = me.until(&Snapshot::of_myself()).cpu_ns;
         let mut seen = Vec::new();
         while let Some(one) = waiting.join_next().await {
             seen.push(one.context("a waiter")??);
         }
         let mut sample = sum_up(&ledger.sent(), &seen, start);
         let deliveries = sample.open.as_ref().map_or(0, |tally| tally.done);
+        if deliveries > 0 {
+            // On the same machine it delays the deliveries as much as the server does.
+            sample.figures.insert("µs of the generator for a delivery", own_ns as f64 / 1000.0 / deliveries as f64);
+        }
         sample.cost = (!world.target.pids.is_empty() && deliveries > 0).then_some((deliveries, usage));
         sample.generator = generator;
         Ok(sample)
@@ -93,6 +99,7 @@ struct Waiter {
     ledger: Arc<Ledger>,
     room_id: String,
     events: u64,
+    pause: Duration,
     end: Instant,
 }
 
@@ -117,6 +124,9 @@ impl Waiter {
             let timeline = answer["rooms"]["join"][&self.room_id]["timeline"]["events"].as_array();
             let numbers = timeline.into_iter().flatten().filter_map(|event| self.ledger.number(event));
             seen.extend(numbers.map(|number| (number, at)));
+            if !self.pause.is_zero() {
+                tokio::time::sleep(self.pause).await;
+            }
         }
         Ok(seen)
     }

@@ -153,6 +153,22 @@ async fn facts_fail_quickly_without_redis_and_come_back_with_it() {
 }
 
 #[tokio::test]
+async fn who_asks_nothing_while_redis_is_away_does_not_notice() {
+    let server = Server::start();
+    let facts = server.facts();
+    let rate = Rate { per_second: 1.0, burst: 1.0 };
+    for _ in 0..2 {
+        facts.put("a", "x".into(), Duration::from_secs(60)).await.expect("a fact");
+        server.signal(0, "KILL");
+        server.restart(0);
+        assert_eq!(facts.get("a").await, Ok(None));
+        server.signal(0, "KILL");
+        server.restart(0);
+        assert_eq!(facts.take_tokens("a", rate, 1).await, Ok(Decision::Allowed));
+    }
+}
+
+#[tokio::test]
 async fn a_bus_may_start_before_redis() {
     let server = Server::start();
     server.signal(0, "KILL");

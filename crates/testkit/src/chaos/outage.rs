@@ -1,13 +1,24 @@
 //! How long rooms cannot be written to.
 
-use std::{cell::Cell, collections::BTreeMap, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, fmt, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::chaos::{faults::Kind, history::Text, load::Message, world::World};
+use crate::chaos::{
+    faults::Kind,
+    history::{Ended, Operation, Text},
+    load::Message,
+    world::World,
+};
 
 /// The pause between two messages to one room.
 const PULSE: Duration = Duration::from_millis(100);
+
+/// Of a wait longer than this is told what it consisted of.
+const TOLD_FROM: Duration = Duration::from_millis(500);
+
+/// Unless that would be a longer text than this.
+const TRIES_LEN_MAX: usize = 300;
 
 /// The outages of a run.
 #[derive(Debug, Default)]
@@ -32,13 +43,48 @@ impl Outages {
     }
 }
 
-/// Writes to every room again and again while something happens, and once afterwards: what came of it, and the longest
-/// time that one message took until it was acknowledged.
+/// The longest time that one message took until it was acknowledged.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wait {
+    pub(super) time: Duration,
+    /// When its tries began and how they ended.
+    tries: String,
+}
+
+impl Wait {
+    fn of(operation: &Operation<Text>) -> Self {
+        let (begin, end) = (operation.invoked().0, operation.tries.last().map_or(0, |last| last.ended.0));
+        let tries = operation.tries.iter().map(|one| {
+            let ended = match one.outcome {
+                Ended::Acknowledged(_) => "done",
+                Ended::Refused => "not taken",
+                Ended::Unknown => "unknown",
+            };
+            let ms = |moment: u64| moment.saturating_sub(begin) / 1_000;
+            format!("{} to {} ms {ended}", ms(one.invoked.0), ms(one.ended.0))
+        });
+        let tries = tries.collect::<Vec<_>>().join(", ");
+        Self { time: Duration::from_micros(end.saturating_sub(begin)), tries }
+    }
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms", self.time.as_millis())?;
+        // Tries without end, as long as a server is away, say nothing.
+        if self.time > TOLD_FROM && self.tries.len() < TRIES_LEN_MAX {
+            write!(f, " ({})", self.tries)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes to every room again and again while something happens, and once afterwards: what came of it, and the longest wait.
 pub(super) async fn during<T, E>(
     world: &World,
     number: usize,
     happens: impl Future<Output = Result<T, E>>,
-) -> Result<(T, Duration), E> {
+) -> Result<(T, Wait), E> {
     let is_over = Cell::new(false);
     let pulses = world.rooms.iter().enumerate().map(|(room, _)| pulse(world, number, room, &is_over));
     let happens = async {
@@ -50,21 +96,20 @@ pub(super) async fn during<T, E>(
     outcome.map(|outcome| (outcome, outages.into_iter().max().unwrap_or_default()))
 }
 
-async fn pulse(world: &World, fault: usize, room: usize, is_over: &Cell<bool>) -> Duration {
+async fn pulse(world: &World, fault: usize, room: usize, is_over: &Cell<bool>) -> Wait {
     let device = &world.people[0].devices[0];
-    let mut longest = 0;
+    let mut longest = Wait::default();
     for number in 0_usize.. {
         let is_last = is_over.get();
         let body = Text::from(format!("pulse {number} of room {room} at fault {fault}"));
         let message = Message::new(device, &world.rooms[room].id, body, false);
         let operation = message.insist(world).await;
-        let ended = operation.tries.last().map_or(0, |last| last.ended.0);
-        longest = longest.max(ended.saturating_sub(operation.invoked().0));
+        longest = longest.max(Wait::of(&operation));
         message.note(world, operation);
         if is_last {
             break;
         }
         tokio::time::sleep(PULSE).await;
     }
-    Duration::from_micros(longest)
+    longest
 }

@@ -158,16 +158,15 @@ async fn disturb(
             faults::inject(deployment, &fault).await?;
             deployment.settle().await
         };
-        let (revived, outage) = outage::during(world, number, inject).await?;
+        let (revived, wait) = outage::during(world, number, inject).await?;
         let until = world.client.now().0 / 1_000;
         let what = fault.told(&names);
         let ended = if revived.is_empty() { String::new() } else { format!(", {} ended", revived.join(", ")) };
-        let longest = outage.as_millis();
-        happened.borrow_mut().push(format!("{from} ms to {until} ms: {what}{ended}; a room waited {longest} ms"));
-        if fault.kind.is_timed() && outage > options.outage_max {
-            world.complain(format!("at {from} ms, after {what}, a room could not be written to for {longest} ms"));
+        happened.borrow_mut().push(format!("{from} ms to {until} ms: {what}{ended}; a room waited {wait}"));
+        if fault.kind.is_timed() && wait.time > options.outage_max {
+            world.complain(format!("at {from} ms, after {what}, a room could not be written to for {wait}"));
         }
-        outages.add(fault.kind, outage);
+        outages.add(fault.kind, wait.time);
     }
     tokio::time::sleep_until(end).await;
     Ok(outages)
