@@ -95,10 +95,6 @@ struct Size {
     /// Members that wait for one event (wake).
     #[arg(long, value_delimiter = ',', default_value = "10,100,500")]
     waiters: Vec<u64>,
-    /// How long a member takes between what it got and its next sync, in milliseconds, as over a network (wake). Without a
-    /// pause the next syncs compete with deliveries that are still under way.
-    #[arg(long, default_value_t = 0)]
-    pause_ms: u64,
     /// Syncs that are held while nothing happens (idle).
     #[arg(long, value_delimiter = ',', default_value = "100,1000")]
     polls: Vec<u64>,
@@ -293,7 +289,6 @@ fn plan(size: &Size, run: String) -> Result<Plan> {
         rooms: size.rooms.clone(),
         in_flight: size.in_flight.clone(),
         waiters: size.waiters.clone(),
-        pause: Duration::from_millis(size.pause_ms),
         polls: size.polls.clone(),
         changed: size.changed.clone(),
         pages: size.pages.clone(),

@@ -105,8 +105,6 @@ pub struct Plan {
     pub in_flight: Vec<usize>,
     /// Members that wait for one event.
     pub waiters: Vec<u64>,
-    /// How long a member takes between what it got and its next sync: the time that a network takes.
-    pub pause: Duration,
     /// Syncs that are held while nothing happens.
     pub polls: Vec<u64>,
     /// Rooms in which something happened since the last sync.
@@ -156,7 +154,6 @@ impl Default for Plan {
             rooms: vec![10, 100, 1000],
             in_flight: vec![1, 10, 64],
             waiters: vec![10, 100, 500],
-            pause: Duration::ZERO,
             polls: vec![100, 1000],
             changed: vec![1, 10, 100],
             pages: vec![1, 10, 100],

@@ -63,8 +63,7 @@ impl Scenario for Wake {
         let mut waiting = JoinSet::new();
         for session in users.clone() {
             let since = world.server.position(&session, None).await?;
-            let (ledger, room_id) = (Arc::clone(&ledger), room.id.clone());
-            let waiter = Waiter { session, since, ledger, room_id, events, pause: plan.pause, end };
+            let waiter = Waiter { session, since, ledger: Arc::clone(&ledger), room_id: room.id.clone(), events, end };
             waiting.spawn(waiter.wait(Arc::clone(&world.server)));
         }
         tokio::time::sleep(plan.warm_up).await;
@@ -99,7 +98,6 @@ struct Waiter {
     ledger: Arc<Ledger>,
     room_id: String,
     events: u64,
-    pause: Duration,
     end: Instant,
 }
 
@@ -124,9 +122,6 @@ impl Waiter {
             let timeline = answer["rooms"]["join"][&self.room_id]["timeline"]["events"].as_array();
             let numbers = timeline.into_iter().flatten().filter_map(|event| self.ledger.number(event));
             seen.extend(numbers.map(|number| (number, at)));
-            if !self.pause.is_zero() {
-                tokio::time::sleep(self.pause).await;
-            }
         }
         Ok(seen)
     }
