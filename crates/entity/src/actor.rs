@@ -63,7 +63,7 @@ enum Phase<E: Entity> {
     Closing,
     /// Nothing follows from it any more but messages that are on their way.
     Closed,
-    /// An append failed, or may have; what became of it may still be asked.
+    /// It could not be built, or an append failed and what became of it may still be asked.
     Failed,
 }
 
@@ -88,13 +88,26 @@ pub(crate) struct EntityActor<E: Entity> {
     timer: Option<SpawnHandle>,
     /// Groups of messages to other entities that are on their way.
     deliveries: usize,
+    /// Messages that did not arrive and are to be tried again.
+    left: Vec<(Key, Outgoing)>,
     drains: Vec<oneshot::Sender<()>>,
 }
 
 impl<E: Entity> EntityActor<E> {
     pub(crate) fn new(env: Env, config: E::Config, id: EntityId, slot: Arc<Slot>) -> Self {
         let phase = Phase::Loading(VecDeque::new());
-        Self { env, config, id, slot, phase, used: true, timer: None, deliveries: 0, drains: Vec::new() }
+        Self {
+            env,
+            config,
+            id,
+            slot,
+            phase,
+            used: true,
+            timer: None,
+            deliveries: 0,
+            left: Vec::new(),
+            drains: Vec::new(),
+        }
     }
 
     fn loaded(&mut self, outcome: Result<Activated<E>, Fault>, ctx: &mut Context<Self>) {
@@ -324,13 +337,15 @@ impl<E: Entity> EntityActor<E> {
     /// Brings messages to their targets, then answers.
     fn send(&mut self, outgoing: Vec<(Key, Outgoing)>, waiters: Vec<Waiter<E>>, ctx: &mut Context<Self>) {
         self.deliveries += 1;
+        let outgoing = outbox::behind(&mut self.left, outgoing);
         let first = waiters.first().and_then(|(asker, _)| asker.span().id());
         let span = cofactor_telemetry::span!(parent: first, "deliver", messages = outgoing.len());
         let delivery = outbox::empty(self.env.clone(), self.id.clone(), outgoing).instrument(span);
         let done = delivery.into_actor(self).map(move |delivered, actor, ctx| {
             for (reply, result) in waiters {
                 let result = match &delivered {
-                    Err(fault) => {
+                    Err(left) => {
+                        let fault = &left.fault;
                         Err(Fault::unknown(format!("the change stands, but is not known everywhere: {fault}")))
                     }
                     Ok(()) => result,
@@ -338,11 +353,29 @@ impl<E: Entity> EntityActor<E> {
                 reply.send(Answer::Reply(result));
             }
             actor.deliveries -= 1;
-            if let (Phase::Closed, 0) = (&actor.phase, actor.deliveries) {
-                ctx.stop();
+            if let Err(left) = delivered {
+                actor.left.extend(left.messages);
+                ctx.run_later(outbox::AGAIN, Self::send_left);
             }
+            actor.sent(ctx);
         });
         ctx.spawn(done);
+    }
+
+    /// Tries again with what did not arrive. Who has this actor's shard after it finds it in the outbox.
+    fn send_left(&mut self, ctx: &mut Context<Self>) {
+        let left = std::mem::take(&mut self.left);
+        if !left.is_empty() && self.env.ownership().epoch(self.env.shard(&self.id)).is_some() {
+            self.send(left, Vec::new(), ctx);
+        }
+        self.sent(ctx);
+    }
+
+    /// Ends an actor of which only messages were left.
+    fn sent(&mut self, ctx: &mut Context<Self>) {
+        if let (Phase::Closed, 0, true) = (&self.phase, self.deliveries, self.left.is_empty()) {
+            ctx.stop();
+        }
     }
 
     fn fetch(
@@ -406,7 +439,8 @@ impl<E: Entity> EntityActor<E> {
         }
         self.slot.close();
         if !matches!(error, StoreError::Unknown(_)) {
-            ctx.stop();
+            self.phase = Phase::Closed;
+            self.sent(ctx);
         }
     }
 
@@ -423,6 +457,7 @@ impl<E: Entity> EntityActor<E> {
         measure::passivated(E::KIND);
         self.slot.close();
         let Phase::Ready(ready) = std::mem::replace(&mut self.phase, Phase::Closing) else { return };
+        self.left.clear();
         let closed = async move {
             if let Some(writer) = ready.writer {
                 writer.close().await;
@@ -431,9 +466,7 @@ impl<E: Entity> EntityActor<E> {
         ctx.spawn(closed.into_actor(self).map(|(), actor, ctx| {
             actor.phase = Phase::Closed;
             actor.let_go();
-            if actor.deliveries == 0 {
-                ctx.stop();
-            }
+            actor.sent(ctx);
         }));
     }
 
@@ -457,8 +490,8 @@ impl<E: Entity> EntityActor<E> {
 
     fn watch_idleness(&mut self, ctx: &mut Context<Self>) {
         ctx.run_later(self.env.idle(), |actor, ctx| {
-            let rests =
-                !std::mem::take(&mut actor.used) && actor.timer.is_none() && actor.deliveries == 0 && actor.is_still();
+            let sends = actor.deliveries > 0 || !actor.left.is_empty();
+            let rests = !std::mem::take(&mut actor.used) && actor.timer.is_none() && !sends && actor.is_still();
             if rests && actor.slot.try_retire() {
                 actor.rest(ctx);
             } else {

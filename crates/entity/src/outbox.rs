@@ -1,7 +1,7 @@
 //! Messages from one entity to another: written with the change that causes them, brought to their targets, and forgotten
 //! when they have arrived. One that is brought twice, or late, is recognised by its target.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use cofactor_store::{Durability, Key, Mutation, Scan, StoreError, key, record, tables};
@@ -13,8 +13,18 @@ use crate::{
     log::{Group, Message as Outgoing},
 };
 
-/// How often a message is tried before it is left to the next activation.
+/// How often a message is tried in a row.
 const TRIES_MAX: u32 = 6;
+
+/// How long after that it is tried again.
+pub(crate) const AGAIN: Duration = Duration::from_secs(5);
+
+/// What did not arrive, and why. It stays in the outbox.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) fault: Fault,
+    pub(crate) messages: Vec<(Key, Outgoing)>,
+}
 
 fn partition(env: &Env, id: &EntityId) -> Key {
     key![u64::from(env.shard(id).0)]
@@ -47,59 +57,74 @@ pub(crate) async fn unsent(env: &Env, id: &EntityId) -> Result<Vec<(Key, Outgoin
     rows.into_iter().map(|row| Ok((row.clustering, record::decode(&row.value)?))).collect()
 }
 
+/// These messages behind those that are `left` for the same targets.
+pub(crate) fn behind(left: &mut Vec<(Key, Outgoing)>, outgoing: Vec<(Key, Outgoing)>) -> Vec<(Key, Outgoing)> {
+    let goes_along = |(_, one): &mut (Key, Outgoing)| outgoing.iter().any(|(_, other)| other.target == one.target);
+    let mut all: Vec<_> = left.extract_if(.., goes_along).collect();
+    all.extend(outgoing);
+    all
+}
+
 /// Brings messages to their targets, side by side but for those to the same target.
 ///
 /// # Errors
-/// Why one of them did not arrive; it stays in the outbox.
-pub(crate) async fn empty(env: Env, id: EntityId, outgoing: Vec<(Key, Outgoing)>) -> Result<(), Fault> {
-    let mut by_target: Vec<(EntityId, Vec<(Key, Bytes)>)> = Vec::new();
+/// What did not arrive.
+pub(crate) async fn empty(env: Env, id: EntityId, outgoing: Vec<(Key, Outgoing)>) -> Result<(), Left> {
+    let mut by_target: Vec<(EntityId, VecDeque<(Key, Bytes)>)> = Vec::new();
     for (clustering, Outgoing { target, payload }) in outgoing {
         match by_target.iter_mut().find(|(known, _)| *known == target) {
-            Some((_, messages)) => messages.push((clustering, payload)),
-            None => by_target.push((target, vec![(clustering, payload)])),
+            Some((_, messages)) => messages.push_back((clustering, payload)),
+            None => by_target.push((target, [(clustering, payload)].into())),
         }
     }
-    let targets = by_target.into_iter().map(|(target, messages)| deliver_all(&env, target, messages));
-    let mut sent = Vec::new();
-    let mut failed = Ok(());
-    for (delivered, outcome) in join_all(targets).await {
-        sent.extend(delivered);
-        failed = failed.and(outcome);
+    let deliveries = by_target.iter_mut().map(|(target, messages)| deliver_all(&env, target, messages));
+    let (mut arrived, mut failed) = (Vec::new(), None);
+    for (some, fault) in join_all(deliveries).await {
+        arrived.extend(some);
+        failed = failed.or(fault);
     }
     let partition = partition(&env, &id);
     let forget =
         |clustering| Mutation { table: &tables::OUTBOX, partition: partition.clone(), clustering, value: None };
     // A row that stays is delivered once more, which its target recognises.
-    let _ = env.store().write(sent.into_iter().map(forget).collect(), Durability::Deferred).await;
-    failed
+    let _ = env.store().write(arrived.into_iter().map(forget).collect(), Durability::Deferred).await;
+    let Some(fault) = failed else { return Ok(()) };
+    let left = by_target.into_iter().flat_map(|(target, messages)| {
+        let message = move |(clustering, payload)| (clustering, Outgoing { target: target.clone(), payload });
+        messages.into_iter().map(message)
+    });
+    Err(Left { fault, messages: left.collect() })
 }
 
-/// The messages that arrived, and why the rest did not.
-async fn deliver_all(env: &Env, target: EntityId, messages: Vec<(Key, Bytes)>) -> (Vec<Key>, Result<(), Fault>) {
-    let mut delivered = Vec::new();
-    for (clustering, payload) in messages {
+/// Takes the messages that arrive from the queue of a target, in order, and says why the next one does not.
+async fn deliver_all(env: &Env, target: &EntityId, messages: &mut VecDeque<(Key, Bytes)>) -> (Vec<Key>, Option<Fault>) {
+    let mut arrived = Vec::new();
+    while let Some((_, payload)) = messages.front() {
         let mut tries = 1;
-        while let Err(fault) = env.deliver(&target, payload.clone()).await {
+        while let Err(fault) = env.deliver(target, payload.clone()).await {
             if tries >= TRIES_MAX {
-                tracing::warn!(target = ?target, error = %fault, "a message to an entity stays in the outbox");
-                return (delivered, Err(fault));
+                tracing::warn!(?target, error = %fault, "a message to an entity does not arrive; trying again later");
+                return (arrived, Some(fault));
             }
             tokio::time::sleep(Duration::from_millis(20 << tries)).await;
             tries += 1;
         }
-        delivered.push(clustering);
+        arrived.extend(messages.pop_front().map(|(clustering, _)| clustering));
     }
-    (delivered, Ok(()))
+    (arrived, None)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
 
     use async_trait::async_trait;
     use cofactor_bus::local::LocalBus;
     use cofactor_store::model::ModelStore;
-    use cofactor_types::{EntityKind, NodeId, Position, ShardId, SystemClock, SystemEntropy};
+    use cofactor_types::{EntityKind, ErrorClass, NodeId, Position, ShardId, SystemClock, SystemEntropy};
     use futures::{FutureExt, future::LocalBoxFuture};
     use tokio::sync::Semaphore;
 
@@ -137,12 +162,17 @@ mod tests {
     struct Held {
         coming: Semaphore,
         through: Semaphore,
+        /// So many are refused.
+        refused: AtomicU32,
     }
 
     #[async_trait]
     impl Deliver for Held {
         async fn deliver(&self, _: &EntityId, _: Bytes) -> Result<(), Fault> {
             self.coming.add_permits(1);
+            if self.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                return Err(Fault::unavailable("not now"));
+            }
             self.through.acquire().await.unwrap().forget();
             Ok(())
         }
@@ -150,12 +180,8 @@ mod tests {
         fn wake(&self, _: &EntityId) {}
     }
 
-    #[test]
-    fn who_goes_does_not_wait_for_its_messages_and_they_arrive_all_the_same() {
-        actix_rt::System::new().block_on(goes_without_waiting());
-    }
-
-    async fn goes_without_waiting() {
+    /// A node with one shard, a teller in it, and its messages.
+    async fn set_up() -> (Env, Entities<Teller>, EntityId, Arc<Held>) {
         let (clock, shard) = (Arc::new(SystemClock), ShardId(0));
         let ownership = Ownership::new(NodeId(1), 1, clock.clone());
         ownership.renewed(0, u64::MAX);
@@ -165,34 +191,75 @@ mod tests {
             positions: Positions::new(clock.clone(), Position(1), Position::MAX),
             clock,
             entropy: Arc::new(SystemEntropy),
-            ownership: Arc::clone(&ownership),
+            ownership,
             transport: None,
             idle: Duration::from_secs(60),
             planted: Planted::Nothing,
         });
         let taken = takeover::take(&env, vec![shard], &Leases::default()).await;
         assert!(matches!(taken[..], [(_, Taken::Ours(_))]), "{taken:?}");
-        let held = Arc::new(Held { coming: Semaphore::new(0), through: Semaphore::new(0) });
+        let held = Arc::new(Held { coming: Semaphore::new(0), through: Semaphore::new(0), refused: AtomicU32::new(0) });
         let deliver: Arc<dyn Deliver> = held.clone();
         env.connect(&deliver);
-        let entities = Entities::<Teller>::new(env.clone(), (), Placement::new(Vec::new()));
-        let id = EntityId::new(EntityKind::Room, "!a:x");
+        let entities = Entities::new(env.clone(), (), Placement::new(Vec::new()));
+        (env, entities, EntityId::new(EntityKind::Room, "!a:x"), held)
+    }
 
-        let ask = entities.ask(&id, ());
-        tokio::pin!(ask);
-        assert_eq!((&mut ask).now_or_never(), None);
-        let coming = async { held.coming.acquire().await.unwrap().forget() };
-        tokio::select! {
-            biased;
-            answer = &mut ask => panic!("{answer:?} although the message has not arrived"),
-            () = coming => {}
-        }
-        // Its target may be in a shard that moves as well, and be there again only when this one has gone.
-        ownership.set(shard, None);
-        entities.drain(&[shard].into()).await;
-        assert_eq!(unsent(&env, &id).await.unwrap().len(), 1, "whoever takes the shard finds it");
-        held.through.add_permits(1);
-        assert_eq!(ask.await, Ok(()));
-        assert_eq!(unsent(&env, &id).await.unwrap().len(), 0);
+    fn run(test: impl Future<Output = ()>) {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        actix_rt::System::with_tokio_rt(runtime).block_on(test);
+    }
+
+    #[test]
+    fn who_goes_does_not_wait_for_its_messages_and_they_arrive_all_the_same() {
+        run(async {
+            let (env, entities, id, held) = set_up().await;
+            let ask = entities.ask(&id, ());
+            tokio::pin!(ask);
+            assert_eq!((&mut ask).now_or_never(), None);
+            let coming = async { held.coming.acquire().await.unwrap().forget() };
+            tokio::select! {
+                biased;
+                answer = &mut ask => panic!("{answer:?} although the message has not arrived"),
+                () = coming => {}
+            }
+            // Its target may be in a shard that moves as well, and be there again only when this one has gone.
+            let shard = env.shard(&id);
+            env.ownership().set(shard, None);
+            entities.drain(&[shard].into()).await;
+            assert_eq!(unsent(&env, &id).await.unwrap().len(), 1, "whoever takes the shard finds it");
+            held.through.add_permits(1);
+            assert_eq!(ask.await, Ok(()));
+            assert_eq!(unsent(&env, &id).await.unwrap().len(), 0);
+        });
+    }
+
+    #[test]
+    fn what_does_not_arrive_is_tried_again_though_nobody_asks() {
+        run(async {
+            let (env, entities, id, held) = set_up().await;
+            held.through.add_permits(10);
+            for rounds in [1, 3] {
+                held.refused.store(rounds * TRIES_MAX, Ordering::Relaxed);
+                let error = entities.ask(&id, ()).await.expect_err("its target is away");
+                assert_eq!(error.class, ErrorClass::Unknown, "the change stands");
+                assert_eq!(unsent(&env, &id).await.unwrap().len(), 1);
+                // Longer than it would stay in memory with nothing to do.
+                tokio::time::sleep(Duration::from_secs(180)).await;
+                assert_eq!(unsent(&env, &id).await.unwrap().len(), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn what_is_left_goes_before_what_follows_to_the_same_target() {
+        let message = |number: u64, target: &str| {
+            let target = EntityId::new(EntityKind::User, target);
+            (key![number], Outgoing { target, payload: Bytes::new() })
+        };
+        let mut left = vec![message(1, "@b:x"), message(2, "@c:x"), message(3, "@b:x")];
+        let all = behind(&mut left, vec![message(4, "@b:x"), message(5, "@d:x")]);
+        let numbers = |some: &[(Key, Outgoing)]| some.iter().map(|(key, _)| key.number(0)).collect::<Vec<_>>();
+        assert_eq!((numbers(&all), numbers(&left)), (vec![1, 3, 4, 5], vec![2]));
     }
 }
