@@ -354,6 +354,7 @@ impl<E: Entity> EntityActor<E> {
             }
             actor.deliveries -= 1;
             if let Err(left) = delivered {
+                measure::put_off(E::KIND, left.messages.len());
                 actor.left.extend(left.messages);
                 ctx.run_later(outbox::AGAIN, Self::send_left);
             }

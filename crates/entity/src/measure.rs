@@ -25,6 +25,11 @@ pub(crate) fn refused(kind: EntityKind) {
     metrics::counter!("cofactor_entity_refused_total", "kind" => kind.as_str()).increment(1);
 }
 
+/// Messages to other entities did not arrive and are to be tried again.
+pub(crate) fn put_off(kind: EntityKind, messages: usize) {
+    metrics::counter!("cofactor_entity_messages_put_off_total", "kind" => kind.as_str()).increment(messages as u64);
+}
+
 /// A group of commands was committed, or not.
 pub(crate) fn committed(kind: EntityKind, commands: usize, took_us: u64, outcome: &Result<(), StoreError>) {
     let kind = kind.as_str();
