@@ -9,7 +9,7 @@ use std::{
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, SpawnHandle, WrapFuture, fut::ActorFutureExt};
 use bytes::Bytes;
 use cofactor_store::{Key, LogKey, StoreError};
-use cofactor_types::{EntityId, Fault, Position};
+use cofactor_types::{EntityId, Fault, Position, limits};
 use tokio::sync::oneshot;
 use tracing::{Instrument, Span};
 
@@ -134,12 +134,26 @@ impl<E: Entity> EntityActor<E> {
             Err(fault) => {
                 tracing::warn!(entity = ?self.id, error = %fault, "an entity cannot be activated");
                 self.phase = Phase::Failed;
+                if waiting.is_empty() {
+                    self.wake_later();
+                }
                 for (_, reply) in waiting.into_iter().filter_map(Envelope::open) {
                     reply.send(Answer::Reply(Err(fault.clone())));
                 }
                 self.stop(ctx);
             }
         }
+    }
+
+    /// Tries again to activate an entity that nobody asks, which has something to finish.
+    fn wake_later(&self) {
+        let (env, id) = (self.env.clone(), self.id.clone());
+        actix_rt::spawn(async move {
+            tokio::time::sleep(outbox::AGAIN).await;
+            if env.ownership().epoch(env.shard(&id)).is_some() {
+                env.wake(&id);
+            }
+        });
     }
 
     fn handle_envelope(&mut self, envelope: Envelope<E>, ctx: &mut Context<Self>) {
@@ -356,6 +370,8 @@ impl<E: Entity> EntityActor<E> {
             if let Err(left) = delivered {
                 measure::put_off(E::KIND, left.messages.len());
                 actor.left.extend(left.messages);
+                // More than this is found by the next activation.
+                actor.left.truncate(limits::MAILBOX_MAX);
                 ctx.run_later(outbox::AGAIN, Self::send_left);
             }
             actor.sent(ctx);
@@ -439,6 +455,8 @@ impl<E: Entity> EntityActor<E> {
             reply.send(Answer::Reply(Err(fault.clone())));
         }
         self.slot.close();
+        // Who takes the shard fences the log, so that nobody need wait until an append in doubt is settled.
+        self.let_go();
         if !matches!(error, StoreError::Unknown(_)) {
             self.phase = Phase::Closed;
             self.sent(ctx);
@@ -572,7 +590,6 @@ impl<E: Entity> Handler<Drain> for EntityActor<E> {
         match self.phase {
             Phase::Loading(_) | Phase::Closing => {}
             Phase::Ready(_) => self.drained(ctx),
-            // Who takes the shard fences the log, so that an append in doubt need not be waited for.
             Phase::Closed | Phase::Failed => self.let_go(),
         }
     }

@@ -117,7 +117,7 @@ async fn deliver_all(env: &Env, target: &EntityId, messages: &mut VecDeque<(Key,
 #[cfg(test)]
 mod tests {
     use std::sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU32, Ordering},
     };
 
@@ -141,10 +141,10 @@ mod tests {
         const KIND: EntityKind = EntityKind::Room;
         type Command = ();
         type Reply = ();
-        type Config = ();
+        type Config = Arc<Counter>;
 
-        fn load(_: Env, (): (), _: EntityId, _: Position) -> LocalBoxFuture<'static, Result<Self, Fault>> {
-            Box::pin(async { Ok(Self) })
+        fn load(_: Env, fails: Arc<Counter>, _: EntityId, _: Position) -> LocalBoxFuture<'static, Result<Self, Fault>> {
+            Box::pin(async move { if fails.take() { Err(Fault::unavailable("not now")) } else { Ok(Self) } })
         }
 
         fn decide(&mut self, (): (), cx: &mut Cx) -> Decision<Self> {
@@ -157,27 +157,44 @@ mod tests {
         }
     }
 
+    /// How often something is still to fail.
+    #[derive(Debug, Default)]
+    struct Counter(AtomicU32);
+
+    impl Counter {
+        fn take(&self) -> bool {
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+        }
+
+        fn set(&self, times: u32) {
+            self.0.store(times, Ordering::Relaxed);
+        }
+    }
+
     /// Messages arrive when the test lets them.
     #[derive(Debug)]
     struct Held {
         coming: Semaphore,
         through: Semaphore,
-        /// So many are refused.
-        refused: AtomicU32,
+        refusals: Counter,
+        entities: OnceLock<Entities<Teller>>,
+        activations: Arc<Counter>,
     }
 
     #[async_trait]
     impl Deliver for Held {
         async fn deliver(&self, _: &EntityId, _: Bytes) -> Result<(), Fault> {
             self.coming.add_permits(1);
-            if self.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+            if self.refusals.take() {
                 return Err(Fault::unavailable("not now"));
             }
             self.through.acquire().await.unwrap().forget();
             Ok(())
         }
 
-        fn wake(&self, _: &EntityId) {}
+        fn wake(&self, entity: &EntityId) {
+            self.entities.get().unwrap().activate(entity);
+        }
     }
 
     /// A node with one shard, a teller in it, and its messages.
@@ -198,10 +215,18 @@ mod tests {
         });
         let taken = takeover::take(&env, vec![shard], &Leases::default()).await;
         assert!(matches!(taken[..], [(_, Taken::Ours(_))]), "{taken:?}");
-        let held = Arc::new(Held { coming: Semaphore::new(0), through: Semaphore::new(0), refused: AtomicU32::new(0) });
+        let held = Arc::new(Held {
+            coming: Semaphore::new(0),
+            through: Semaphore::new(0),
+            refusals: Counter::default(),
+            entities: OnceLock::new(),
+            activations: Arc::default(),
+        });
         let deliver: Arc<dyn Deliver> = held.clone();
         env.connect(&deliver);
-        let entities = Entities::new(env.clone(), (), Placement::new(Vec::new()));
+        let fails = Arc::clone(&held.activations);
+        let entities = Entities::new(env.clone(), fails, Placement::new(Vec::new()));
+        held.entities.set(entities.clone()).unwrap();
         (env, entities, EntityId::new(EntityKind::Room, "!a:x"), held)
     }
 
@@ -240,7 +265,7 @@ mod tests {
             let (env, entities, id, held) = set_up().await;
             held.through.add_permits(10);
             for rounds in [1, 3] {
-                held.refused.store(rounds * TRIES_MAX, Ordering::Relaxed);
+                held.refusals.set(rounds * TRIES_MAX);
                 let error = entities.ask(&id, ()).await.expect_err("its target is away");
                 assert_eq!(error.class, ErrorClass::Unknown, "the change stands");
                 assert_eq!(unsent(&env, &id).await.unwrap().len(), 1);
@@ -248,6 +273,21 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(180)).await;
                 assert_eq!(unsent(&env, &id).await.unwrap().len(), 0);
             }
+        });
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_is_sent_though_it_cannot_be_read_at_first() {
+        run(async {
+            let (env, entities, id, held) = set_up().await;
+            held.through.add_permits(10);
+            held.refusals.set(TRIES_MAX);
+            entities.ask(&id, ()).await.expect_err("its target is away");
+            entities.drain(&[env.shard(&id)].into()).await;
+            held.activations.set(3);
+            env.wake(&id);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(unsent(&env, &id).await.unwrap().len(), 0);
         });
     }
 
