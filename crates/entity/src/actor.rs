@@ -145,7 +145,7 @@ impl<E: Entity> EntityActor<E> {
         }
     }
 
-    /// Tries again to activate an entity that nobody asks, which has something to finish.
+    /// Activates an entity once more that has something to finish, though nobody asks it.
     fn wake_later(&self) {
         let (env, id) = (self.env.clone(), self.id.clone());
         actix_rt::spawn(async move {
@@ -379,18 +379,17 @@ impl<E: Entity> EntityActor<E> {
         ctx.spawn(done);
     }
 
-    /// Tries again with what did not arrive. Who has this actor's shard after it finds it in the outbox.
+    /// Tries again with what did not arrive. Who comes after this actor finds it in the outbox.
     fn send_left(&mut self, ctx: &mut Context<Self>) {
         let left = std::mem::take(&mut self.left);
-        if !left.is_empty() && self.env.ownership().epoch(self.env.shard(&self.id)).is_some() {
+        if let (Phase::Ready(_), false) = (&self.phase, left.is_empty()) {
             self.send(left, Vec::new(), ctx);
         }
-        self.sent(ctx);
     }
 
-    /// Ends an actor of which only messages were left.
+    /// Ends an actor of which only messages were on their way.
     fn sent(&mut self, ctx: &mut Context<Self>) {
-        if let (Phase::Closed, 0, true) = (&self.phase, self.deliveries, self.left.is_empty()) {
+        if let (Phase::Closed, 0) = (&self.phase, self.deliveries) {
             ctx.stop();
         }
     }
@@ -458,8 +457,11 @@ impl<E: Entity> EntityActor<E> {
         // Who takes the shard fences the log, so that nobody need wait until an append in doubt is settled.
         self.let_go();
         if !matches!(error, StoreError::Unknown(_)) {
-            self.phase = Phase::Closed;
-            self.sent(ctx);
+            if self.deliveries > 0 || !self.left.is_empty() {
+                // Only one actor is to send what is in the outbox.
+                self.wake_later();
+            }
+            ctx.stop();
         }
     }
 

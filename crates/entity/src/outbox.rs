@@ -77,7 +77,7 @@ pub(crate) async fn empty(env: Env, id: EntityId, outgoing: Vec<(Key, Outgoing)>
             None => by_target.push((target, [(clustering, payload)].into())),
         }
     }
-    let deliveries = by_target.iter_mut().map(|(target, messages)| deliver_all(&env, target, messages));
+    let deliveries = by_target.iter_mut().map(|(target, messages)| deliver_all(&env, &id, target, messages));
     let (mut arrived, mut failed) = (Vec::new(), None);
     for (some, fault) in join_all(deliveries).await {
         arrived.extend(some);
@@ -97,11 +97,20 @@ pub(crate) async fn empty(env: Env, id: EntityId, outgoing: Vec<(Key, Outgoing)>
 }
 
 /// Takes the messages that arrive from the queue of a target, in order, and says why the next one does not.
-async fn deliver_all(env: &Env, target: &EntityId, messages: &mut VecDeque<(Key, Bytes)>) -> (Vec<Key>, Option<Fault>) {
+async fn deliver_all(
+    env: &Env,
+    id: &EntityId,
+    target: &EntityId,
+    messages: &mut VecDeque<(Key, Bytes)>,
+) -> (Vec<Key>, Option<Fault>) {
     let mut arrived = Vec::new();
     while let Some((_, payload)) = messages.front() {
         let mut tries = 1;
         while let Err(fault) = env.deliver(target, payload.clone()).await {
+            if env.ownership().held(env.shard(id)).is_none() {
+                // Whoever has the shard now sends them.
+                return (arrived, Some(fault));
+            }
             if tries >= TRIES_MAX {
                 tracing::warn!(?target, error = %fault, "a message to an entity does not arrive; trying again later");
                 return (arrived, Some(fault));
@@ -123,7 +132,7 @@ mod tests {
 
     use async_trait::async_trait;
     use cofactor_bus::local::LocalBus;
-    use cofactor_store::model::ModelStore;
+    use cofactor_store::model::{Faults, ModelStore};
     use cofactor_types::{EntityKind, ErrorClass, NodeId, Position, ShardId, SystemClock, SystemEntropy};
     use futures::{FutureExt, future::LocalBoxFuture};
     use tokio::sync::Semaphore;
@@ -177,6 +186,7 @@ mod tests {
         coming: Semaphore,
         through: Semaphore,
         refusals: Counter,
+        store: ModelStore,
         entities: OnceLock<Entities<Teller>>,
         activations: Arc<Counter>,
     }
@@ -199,11 +209,11 @@ mod tests {
 
     /// A node with one shard, a teller in it, and its messages.
     async fn set_up() -> (Env, Entities<Teller>, EntityId, Arc<Held>) {
-        let (clock, shard) = (Arc::new(SystemClock), ShardId(0));
+        let (clock, shard, store) = (Arc::new(SystemClock), ShardId(0), ModelStore::new(1, false));
         let ownership = Ownership::new(NodeId(1), 1, clock.clone());
         ownership.renewed(0, u64::MAX);
         let env = Env::new(EnvParts {
-            store: Arc::new(ModelStore::new(1, false)),
+            store: Arc::new(store.clone()),
             bus: Arc::new(LocalBus::default()),
             positions: Positions::new(clock.clone(), Position(1), Position::MAX),
             clock,
@@ -219,6 +229,7 @@ mod tests {
             coming: Semaphore::new(0),
             through: Semaphore::new(0),
             refusals: Counter::default(),
+            store,
             entities: OnceLock::new(),
             activations: Arc::default(),
         });
@@ -273,6 +284,22 @@ mod tests {
                 tokio::time::sleep(Duration::from_secs(180)).await;
                 assert_eq!(unsent(&env, &id).await.unwrap().len(), 0);
             }
+        });
+    }
+
+    #[test]
+    fn what_is_left_when_an_append_fails_is_sent_by_who_comes_after() {
+        run(async {
+            let (env, entities, id, held) = set_up().await;
+            held.through.add_permits(10);
+            held.refusals.set(TRIES_MAX);
+            entities.ask(&id, ()).await.expect_err("its target is away");
+            held.store.set_faults(Faults { unavailable_permille: 1_000, ..Faults::default() });
+            entities.ask(&id, ()).await.expect_err("the store is away");
+            held.store.set_faults(Faults::default());
+            assert_eq!(unsent(&env, &id).await.unwrap().len(), 1);
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(unsent(&env, &id).await.unwrap().len(), 0);
         });
     }
 
