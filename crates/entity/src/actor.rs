@@ -547,7 +547,7 @@ async fn fetch_all(env: &Env, id: &EntityId, reads: Vec<Read>, mut fetched: Fetc
 
 /// Opens the log, finds unsent messages, and builds the state.
 async fn activate<E: Entity>(env: Env, config: E::Config, id: EntityId) -> Result<Activated<E>, Fault> {
-    let epoch = env.ownership().epoch(env.shard(&id)).ok_or_else(not_owner)?;
+    let epoch = env.ownership().touch(env.shard(&id)).ok_or_else(not_owner)?;
     let (writer, last) = Writer::open(env.clone(), id.clone(), epoch).await?;
     let unsent = outbox::unsent(&env, &id).await?;
     let state = E::load(env, config, id, last).await?;

@@ -2,7 +2,8 @@
 //! and hands over those that should be another's.
 //!
 //! Who *should* own a shard is computed from the members ([`cofactor_shard`]); who *does* is the shard's row, which moves by
-//! compare-and-set only: from nobody, from a node whose lease is over, or from this node to nobody.
+//! compare-and-set only: from nobody or from a node whose lease is over to this node, or from this node to one that looks
+//! after it from then on, or to nobody.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -105,6 +106,7 @@ impl Keeper {
     /// If the store fails; the shards then pass on when the lease is over.
     pub async fn leave(&mut self) -> Result<(), LeaseError> {
         self.pulse.draining = true;
+        self.pulse.env.ownership().leave();
         self.pulse.beat().await?;
         self.shards.look().await?;
         tokio::select! {

@@ -15,6 +15,7 @@ mod change;
 mod entities;
 mod env;
 mod envelope;
+mod handover;
 mod keeper;
 mod lease;
 mod log;
@@ -27,6 +28,7 @@ mod route;
 mod shards;
 mod survey;
 mod takeover;
+mod watch;
 
 pub use self::{
     change::{Cx, Decision, Read},

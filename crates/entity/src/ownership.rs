@@ -1,16 +1,17 @@
 //! What this node owns, what it knows of the others, and where an entity is to be found.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use cofactor_shard::View;
-use cofactor_types::{Clock, Epoch, NodeId, ShardId};
+use cofactor_types::{Clock, Epoch, Fault, NodeId, ShardId};
+use cofactor_wire::node::ShardCall;
 use tokio::sync::Notify;
 
 /// The end of a lease counts a little earlier for its owner than for everybody else, in microseconds.
@@ -27,6 +28,15 @@ pub(crate) enum Place {
     Nowhere,
 }
 
+/// What other nodes said of shards that are to be this node's.
+#[derive(Debug, Default)]
+pub(crate) struct Offers {
+    /// Their owners have given them away.
+    pub(crate) released: BTreeSet<ShardId>,
+    /// A row that is about to be written says that they are this node's in these epochs.
+    pub(crate) coming: BTreeMap<ShardId, Epoch>,
+}
+
 /// The shards of a node, and its view of the cluster.
 #[derive(Debug)]
 pub struct Ownership {
@@ -34,6 +44,8 @@ pub struct Ownership {
     clock: Arc<dyn Clock>,
     /// Epoch by shard; zero: not ours.
     epochs: Box<[AtomicU64]>,
+    /// By shard: the last epoch in which an entity of it was activated here.
+    touched: Box<[AtomicU64]>,
     /// Rises with every change of `epochs`.
     version: AtomicU64,
     /// Until when what is ours is ours, by the steady clock.
@@ -41,8 +53,9 @@ pub struct Ownership {
     view: RwLock<Arc<View>>,
     /// Owners that differ from the assignment, as last read from the store.
     found: Mutex<HashMap<ShardId, NodeId>>,
-    /// Shards that their owners said they have released.
-    offered: Mutex<BTreeSet<ShardId>>,
+    offers: Mutex<Offers>,
+    /// Whether it looks after nothing new.
+    is_leaving: AtomicBool,
     nudge: Notify,
 }
 
@@ -53,11 +66,13 @@ impl Ownership {
             node,
             clock,
             epochs: (0..shard_count).map(|_| AtomicU64::new(0)).collect(),
+            touched: (0..shard_count).map(|_| AtomicU64::new(0)).collect(),
             version: AtomicU64::new(1),
             valid_until_us: AtomicU64::new(0),
             view: RwLock::default(),
             found: Mutex::default(),
-            offered: Mutex::default(),
+            offers: Mutex::default(),
+            is_leaving: AtomicBool::new(false),
             nudge: Notify::new(),
         })
     }
@@ -86,6 +101,21 @@ impl Ownership {
     pub(crate) fn held(&self, shard: ShardId) -> Option<Epoch> {
         let epoch = self.epochs.get(shard.0 as usize)?.load(Ordering::Acquire);
         (epoch != 0).then_some(Epoch(epoch))
+    }
+
+    /// As [`Self::epoch`], for an entity that is about to be activated: who is told an epoch is seen to have touched the shard
+    /// by whoever takes the epoch away first and looks afterwards.
+    pub(crate) fn touch(&self, shard: ShardId) -> Option<Epoch> {
+        let index = shard.0 as usize;
+        let (slot, touched) = (self.epochs.get(index)?, self.touched.get(index)?);
+        let epoch = slot.load(Ordering::SeqCst);
+        touched.fetch_max(epoch, Ordering::SeqCst);
+        (epoch != 0 && slot.load(Ordering::SeqCst) == epoch && self.is_valid()).then_some(Epoch(epoch))
+    }
+
+    /// Whether an entity of a shard was activated here in this epoch.
+    pub(crate) fn is_touched(&self, shard: ShardId, epoch: Epoch) -> bool {
+        self.touched.get(shard.0 as usize).is_none_or(|touched| touched.load(Ordering::SeqCst) == epoch.0)
     }
 
     /// Whether a shard is still ours in `epoch`, though the lease may have to be renewed before anything is done with it.
@@ -130,7 +160,7 @@ impl Ownership {
 
     pub(crate) fn set(&self, shard: ShardId, epoch: Option<Epoch>) {
         if let Some(slot) = self.epochs.get(shard.0 as usize) {
-            slot.store(epoch.map_or(0, |epoch| epoch.0), Ordering::Release);
+            slot.store(epoch.map_or(0, |epoch| epoch.0), Ordering::SeqCst);
             self.version.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -174,14 +204,33 @@ impl Ownership {
         };
     }
 
-    /// Their owner has released these shards, which should be ours.
-    pub fn offer(&self, shards: impl IntoIterator<Item = ShardId>) {
-        self.offered.lock().unwrap_or_else(PoisonError::into_inner).extend(shards);
+    /// Another node says something of shards that should be this node's.
+    ///
+    /// # Errors
+    /// This node is about to go, and looks after no more shards.
+    pub fn hear(&self, said: ShardCall) -> Result<(), Fault> {
+        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
+        match said {
+            ShardCall::Released { shards } => offers.released.extend(shards),
+            ShardCall::Coming { .. } if self.is_leaving.load(Ordering::Acquire) => {
+                return Err(Fault::unavailable("this node is about to go"));
+            }
+            ShardCall::Coming { shards } => {
+                offers.coming.extend(shards.into_iter().filter(|(shard, _)| shard.0 < self.shard_count()));
+            }
+        }
+        drop(offers);
         self.nudge.notify_one();
+        Ok(())
     }
 
-    pub(crate) fn take_offers(&self) -> BTreeSet<ShardId> {
-        std::mem::take(&mut self.offered.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Looks after nothing new any more.
+    pub(crate) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn take_offers(&self) -> Offers {
+        std::mem::take(&mut self.offers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until shards were offered.

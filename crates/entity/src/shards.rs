@@ -1,138 +1,39 @@
-//! Looks who is there, and moves shards: slice by slice, many slices side by side, each as soon as there is something to move
-//! in it. What is given back is served by nobody until it is taken, so nothing waits for what moves in another slice.
+//! Moves shards: slice by slice, many slices side by side, each as soon as there is something to move in it. What is given
+//! away is served by nobody until it is taken, so nothing waits for what moves in another slice.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::Arc,
-    time::Duration,
 };
 
-use cofactor_shard::{Member, Role, View};
-use cofactor_store::{Durability, Key, Scan, StoreError, key, record, tables};
-use cofactor_types::{Epoch, NodeId, ShardId};
-use cofactor_wire::node::{Call, ShardCall, Target};
+use cofactor_shard::{Role, View};
+use cofactor_store::StoreError;
+use cofactor_types::{Epoch, ShardId};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::{MissedTickBehavior, Sleep};
 
 use crate::{
-    Env,
-    keeper::{BEATS_A_LEASE, CLUSTER, KeeperOptions, MemberRow, RETRY, ShardHost, member},
-    lease::Lease,
+    Env, handover,
+    keeper::{KeeperOptions, RETRY, ShardHost},
+    ownership::Offers,
     takeover::{self, Given, Leases, SLICE, Taken},
+    watch::Watch,
 };
 
 /// Slices in which shards move at the same time.
 const SLICES_AT_ONCE: usize = 16;
 
-/// How long the actors of a slice may take to finish before it is handed over all the same.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
-
-/// How long another node is waited for when it is told of released shards.
-const TELL_MAX: Duration = Duration::from_secs(1);
+/// Those of them from which this node gives something away. What is not yet given away it goes on serving, and each slice that
+/// moves beside another one makes it wait longer.
+const GIVES_AT_ONCE: usize = 4;
 
 /// How often within the length of a lease a node looks who is there: a dead one is noticed so much later than it could be.
 const LOOKS_A_LEASE: u32 = 12;
 
-/// The longest pause, in microseconds, after which another node tries again to reach a store that was away.
-const RECONNECT_MAX_US: u64 = 12_000_000;
-
-/// When another node was last seen to move.
-#[derive(Debug)]
-struct Seen {
-    beat: u64,
-    since_us: u64,
-}
-
-/// Looks who is there.
-#[derive(Debug)]
-struct Watch {
-    env: Env,
-    length_us: u64,
-    seen: HashMap<NodeId, Seen>,
-    /// Since when the store has not answered.
-    away_since_us: Option<u64>,
-    /// The silence of who was not heard since the store was away does not count before this.
-    patient_until_us: u64,
-}
-
-impl Watch {
-    fn new(env: Env, length_us: u64) -> Self {
-        Self { env, length_us, seen: HashMap::new(), away_since_us: None, patient_until_us: 0 }
-    }
-
-    /// Reads the members, and ends the leases of those who have not moved for a whole length.
-    async fn look(&mut self) -> Result<(), StoreError> {
-        // Before the rows are read: if this process stands still while it reads them, that is nobody else's silence.
-        let now_us = self.env.clock().steady_us();
-        let rows = self.env.store().scan(Scan::new(&tables::MEMBERS, key![CLUSTER], Key::EMPTY, usize::MAX)).await;
-        let took_us = self.env.clock().steady_us().saturating_sub(now_us);
-        if rows.is_err() || took_us > self.length_us / u64::from(BEATS_A_LEASE) {
-            // While the store does not answer nobody can say that it lives: whoever is silent then is given a whole lease.
-            self.seen.clear();
-        }
-        match (&rows, self.away_since_us) {
-            (Err(_), None) => self.away_since_us = Some(now_us),
-            (Err(_), Some(_)) | (Ok(_), None) => {}
-            (Ok(_), Some(since_us)) => {
-                // Others may find it later than this node: who tries again and again pauses as long as it has tried already.
-                self.away_since_us = None;
-                self.patient_until_us = now_us + now_us.saturating_sub(since_us).min(RECONNECT_MAX_US);
-            }
-        }
-        let rows = rows?;
-        let me = self.env.ownership().node();
-        let mut members = Vec::with_capacity(rows.len());
-        for row in rows {
-            let node = NodeId(row.clustering.number(0));
-            let said: MemberRow = record::decode(&row.value)?;
-            if node != me && self.is_silent(node, said.beat, now_us) && self.bury(node).await? {
-                continue;
-            }
-            members.push(Member {
-                node,
-                name: said.name,
-                address: said.address,
-                roles: said.roles.iter().filter_map(|word| Role::parse(word)).collect(),
-                draining: said.draining,
-            });
-        }
-        self.seen.retain(|node, _| members.iter().any(|member| member.node == *node));
-        self.env.ownership().set_view(View::new(members));
-        Ok(())
-    }
-
-    /// Whether a node's beat has stood still for the length of a lease. On a store that only this process can have open,
-    /// every other node is a process that has ended.
-    fn is_silent(&mut self, node: NodeId, beat: u64, now_us: u64) -> bool {
-        if self.env.store().spans_partitions() {
-            return true;
-        }
-        let patient_us = now_us.max(self.patient_until_us);
-        let seen = self.seen.entry(node).or_insert(Seen { beat, since_us: patient_us });
-        if seen.beat != beat {
-            *seen = Seen { beat, since_us: now_us };
-        }
-        now_us.saturating_sub(seen.since_us) > self.length_us
-    }
-
-    /// Ends the lease of a silent node; says whether it is over.
-    async fn bury(&mut self, node: NodeId) -> Result<bool, StoreError> {
-        let store = self.env.store();
-        let over = match Lease::read(&**store, node).await? {
-            None => true,
-            Some(seen) => !seen.row.alive || Lease::bury(&**store, node, &seen).await?.is_some(),
-        };
-        if over {
-            metrics::counter!("cofactor_members_buried_total").increment(1);
-            tracing::warn!(%node, "a node is gone; its shards pass on");
-            store.write(vec![member(node, None)], Durability::Deferred).await?;
-        } else {
-            self.seen.remove(&node);
-        }
-        Ok(over)
-    }
-}
+/// After so many looks a node asks again for what should be its own and is not, although who is there has not changed and
+/// nobody has told it anything: what it was told may have been lost.
+const LOOKS_A_ROUND: u32 = 4;
 
 /// Moves the shards of a node.
 pub(crate) struct Shards {
@@ -143,11 +44,17 @@ pub(crate) struct Shards {
     /// Shards whose rows say that they are this node's, or may come to say so, although it does not serve them: as long as
     /// this node lives, nobody else can take them.
     doubtful: BTreeMap<ShardId, Epoch>,
+    /// Shards that this node has given away by a write that may still be on its way: it must not serve them in that epoch.
+    unsettled: BTreeMap<ShardId, Epoch>,
     /// Slices to look at, by the order in which this node goes through them.
     wanted: BTreeSet<(u64, u64)>,
     /// Slices that are being looked at.
     busy: FuturesUnordered<BoxFuture<'static, Outcome>>,
     busy_slices: BTreeSet<u64>,
+    /// In how many of them something is given away.
+    giving: usize,
+    /// The members as last seen.
+    view: Arc<View>,
     /// What failed, or moved under our hands, is tried again after a pause, and not a look later.
     again: BTreeSet<u64>,
     pause: Option<Pin<Box<Sleep>>>,
@@ -168,7 +75,7 @@ async fn end_of(pause: &mut Option<Pin<Box<Sleep>>>) {
 /// What became of the shards of a slice.
 struct Outcome {
     slice: u64,
-    released: Vec<(ShardId, Epoch, Given)>,
+    given: Vec<(ShardId, Epoch, Given)>,
     taken: Vec<(ShardId, Taken)>,
 }
 
@@ -186,9 +93,12 @@ impl Shards {
             options,
             host,
             doubtful: BTreeMap::new(),
+            unsettled: BTreeMap::new(),
             wanted: BTreeSet::new(),
             busy: FuturesUnordered::new(),
             busy_slices: BTreeSet::new(),
+            giving: 0,
+            view: Arc::default(),
             again: BTreeSet::new(),
             pause: None,
             leases: Arc::default(),
@@ -202,6 +112,7 @@ impl Shards {
         let mut interval = tokio::time::interval(self.options.lease / LOOKS_A_LEASE);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ownership = Arc::clone(self.env.ownership());
+        let mut looks = 0_u32;
         loop {
             self.start(false);
             tokio::select! {
@@ -214,23 +125,40 @@ impl Shards {
                 }
                 _ = interval.tick() => {
                     self.look_again().await;
-                    self.want(self.all());
+                    looks = (looks + 1) % LOOKS_A_ROUND;
+                    self.want(if looks == 0 { self.all() } else { self.anothers() });
                 }
                 () = ownership.nudged() => {
-                    let offered = ownership.take_offers();
-                    if offered.iter().any(|shard| !self.is_mine(*shard)) {
-                        // That the shards are ours is news to this node.
+                    let Offers { released, coming } = ownership.take_offers();
+                    let is_news = released.iter().chain(coming.keys()).any(|shard| !self.is_mine(*shard));
+                    self.expect(coming);
+                    if is_news {
                         self.look_again().await;
                     }
-                    self.want(offered.into_iter().map(takeover::slice).collect());
+                    self.want(released.into_iter().map(takeover::slice).collect());
                 }
             }
+        }
+    }
+
+    /// Looks after shards that may come to be this node's. What was said may have been on its way for long.
+    fn expect(&mut self, coming: BTreeMap<ShardId, Epoch>) {
+        for (shard, epoch) in coming {
+            let expected = self.doubtful.entry(shard).or_insert(epoch);
+            *expected = epoch.max(*expected);
         }
     }
 
     async fn look_again(&mut self) {
         if let Err(error) = self.look().await {
             tracing::warn!(%error, "the members cannot be read; trying again");
+        }
+        let view = self.env.ownership().view();
+        if !Arc::ptr_eq(&view, &self.view) {
+            // Who is there and has what should be this node's gives it away, and says so.
+            let is_gone = self.view.members().any(|member| view.member(member.node).is_none());
+            self.view = view;
+            self.want(if is_gone { self.all() } else { self.anothers() });
         }
     }
 
@@ -268,6 +196,14 @@ impl Shards {
         (0..self.env.ownership().shard_count()).map(|shard| takeover::slice(ShardId(shard))).collect()
     }
 
+    /// Slices of shards that should be another's and are, or may be, this node's.
+    fn anothers(&self) -> BTreeSet<u64> {
+        let owned = self.env.ownership().owned().1.into_iter().map(|(shard, _)| shard);
+        let doubtful = self.doubtful.keys().copied();
+        let anothers = owned.chain(doubtful).filter(|shard| !self.is_mine(*shard));
+        anothers.chain(self.unsettled.keys().copied()).map(takeover::slice).collect()
+    }
+
     fn is_mine(&self, shard: ShardId) -> bool {
         let ownership = self.env.ownership();
         ownership.view().owner(shard).is_some_and(|member| member.node == ownership.node())
@@ -291,50 +227,65 @@ impl Shards {
                 later.insert((order, slice));
                 continue;
             }
-            let (take, release) = self.plan(slice, &view, leaving);
-            if take.is_empty() && release.is_empty() {
+            let (take, give) = self.plan(slice, &view, leaving);
+            if take.is_empty() && give.is_empty() {
                 continue;
             }
+            if !give.is_empty() && self.giving == GIVES_AT_ONCE {
+                later.insert((order, slice));
+                continue;
+            }
+            self.giving += usize::from(!give.is_empty());
             self.busy_slices.insert(slice);
             let (env, host, leases) = (self.env.clone(), Arc::clone(&self.host), Arc::clone(&self.leases));
             let view = Arc::clone(&view);
             self.busy.push(Box::pin(async move {
-                let released = release_slice(&env, &*host, release, &view).await;
-                let taken = take_slice(&env, take, &leases).await;
-                Outcome { slice, released, taken }
+                let given = handover::give(&env, &*host, give, &view).await;
+                let taken = handover::take(&env, take, &leases).await;
+                Outcome { slice, given, taken }
             }));
         }
         self.wanted.extend(later);
     }
 
-    /// What to take and what to give back in a slice.
+    /// What to take and what to give away in a slice.
     fn plan(&self, slice: u64, view: &View, leaving: bool) -> (Vec<ShardId>, Vec<(ShardId, Epoch)>) {
         let ownership = self.env.ownership();
-        let (mut take, mut release) = (Vec::new(), Vec::new());
+        let (mut take, mut give) = (Vec::new(), Vec::new());
         let is_worker = self.options.roles.contains(&Role::Worker);
         let first = u32::try_from(slice).unwrap_or(u32::MAX).saturating_mul(SLICE);
         for shard in (first..first.saturating_add(SLICE).min(ownership.shard_count())).map(ShardId) {
             let owner = view.owner(shard);
             let mine = owner.is_some_and(|member| member.node == ownership.node());
             let owned = ownership.held(shard);
+            if let Some(epoch) = self.unsettled.get(&shard) {
+                give.push((shard, *epoch));
+                continue;
+            }
             match (mine, owned.or(self.doubtful.get(&shard).copied())) {
                 (true, _) if owned.is_none() && is_worker => take.push(shard),
                 // Without anybody to take it, it is handed over only by a node that goes.
-                (false, Some(epoch)) if leaving || owner.is_some() => release.push((shard, epoch)),
+                (false, Some(epoch)) if leaving || owner.is_some() => give.push((shard, epoch)),
                 _ => {}
             }
         }
-        (take, release)
+        (take, give)
     }
 
     /// Remembers what became of a slice.
     fn note(&mut self, outcome: Outcome) {
         self.busy_slices.remove(&outcome.slice);
+        self.giving -= usize::from(!outcome.given.is_empty());
         let mut again = false;
-        for (shard, epoch, given) in outcome.released {
-            self.released += usize::from(given == Given::Back);
+        for (shard, epoch, given) in outcome.given {
+            self.released += usize::from(given == Given::Away);
             match given {
-                Given::Back | Given::Before => drop(self.doubtful.remove(&shard)),
+                Given::Away | Given::Before => {
+                    self.doubtful.remove(&shard);
+                    self.unsettled.remove(&shard);
+                }
+                Given::Unsettled => drop(self.unsettled.insert(shard, epoch)),
+                Given::Doubtful if self.unsettled.contains_key(&shard) => {}
                 Given::Doubtful => drop(self.doubtful.insert(shard, epoch)),
             }
         }
@@ -359,71 +310,268 @@ impl Shards {
         }
         if self.busy.is_empty() && self.wanted.is_empty() && self.taken + self.released > 0 {
             let (taken, released) = (std::mem::take(&mut self.taken), std::mem::take(&mut self.released));
-            let (owned, doubtful) = (self.env.ownership().owned_count(), self.doubtful.len());
+            let (owned, doubtful) = (self.env.ownership().owned_count(), self.doubtful.len() + self.unsettled.len());
             tracing::info!(taken, released, owned, doubtful, "shards changed hands");
         }
     }
 }
 
-/// Lets the actors of these shards, all of one slice, finish, gives the shards back, and tells who shall have them.
-async fn release_slice(
-    env: &Env,
-    host: &dyn ShardHost,
-    slice: Vec<(ShardId, Epoch)>,
-    view: &View,
-) -> Vec<(ShardId, Epoch, Given)> {
-    if slice.is_empty() {
-        return Vec::new();
-    }
-    let shards: BTreeSet<ShardId> = slice.iter().map(|(shard, _)| *shard).collect();
-    shards.iter().for_each(|shard| env.ownership().set(*shard, None));
-    if tokio::time::timeout(DRAIN_MAX, host.drain(&shards)).await.is_err() {
-        tracing::warn!(?shards, "actors did not finish in time; their shards are handed over all the same");
-    }
-    let released = takeover::release(env, slice).await;
-    let mut by_owner: BTreeMap<&str, Vec<ShardId>> = BTreeMap::new();
-    let back = released.iter().filter(|(.., given)| *given == Given::Back).map(|(shard, ..)| *shard);
-    let mut count = 0;
-    for shard in back {
-        count += 1;
-        env.ownership().note_owner(shard, None);
-        if let Some(owner) = view.owner(shard) {
-            by_owner.entry(&owner.address).or_default().push(shard);
-        }
-    }
-    for (address, shards) in by_owner {
-        tell(env, address.to_owned(), shards);
-    }
-    metrics::counter!("cofactor_shards_released_total").increment(count);
-    released
-}
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::HashMap,
+        sync::{Mutex, Weak},
+        time::Duration,
+    };
 
-/// Tells the next owner, which would notice by itself a look later.
-fn tell(env: &Env, address: String, shards: Vec<ShardId>) {
-    let Some(transport) = env.transport().cloned() else { return };
-    let Ok(frame) = cofactor_wire::encode(&ShardCall::Released { shards }) else { return };
-    let call = Call { target: Target::Shards, frame, timeout: TELL_MAX, trace: None };
-    actix_rt::spawn(async move {
-        if let Err(fault) = transport.call(&address, call).await {
-            tracing::debug!(%address, error = %fault, "the next owner was not told");
-        }
-    });
-}
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use cofactor_bus::local::LocalBus;
+    use cofactor_store::{
+        Durability,
+        model::{Faults, ModelStore},
+        record, tables,
+    };
+    use cofactor_types::{Fault, NodeId, Position, SystemClock, SystemEntropy};
+    use cofactor_wire::node::{Call, ShardCall, Transport};
 
-/// Takes those of the shards, all of one slice, that can be had.
-async fn take_slice(env: &Env, slice: Vec<ShardId>, leases: &Leases) -> Vec<(ShardId, Taken)> {
-    let taken = takeover::take(env, slice, leases).await;
-    for (shard, taken) in &taken {
-        match taken {
-            Taken::Ours(unfinished) => {
-                metrics::counter!("cofactor_shards_taken_total").increment(1);
-                unfinished.iter().for_each(|entity| env.wake(entity));
-            }
-            Taken::Held | Taken::Missed => {}
-            Taken::Failed(error) | Taken::Doubtful(_, error) => {
-                tracing::warn!(%shard, %error, "a shard could not be taken; trying again");
-            }
+    use super::*;
+    use crate::{
+        EnvParts, Lease, Ownership, Planted, Positions,
+        keeper::{MemberRow, member},
+    };
+
+    const SHARDS: u32 = 64;
+    const LEASE: Duration = Duration::from_secs(6);
+
+    /// Nobody lives in these shards.
+    #[derive(Debug)]
+    struct Empty;
+
+    #[async_trait]
+    impl ShardHost for Empty {
+        async fn drain(&self, _: &BTreeSet<ShardId>) {}
+    }
+
+    /// What nodes say to one another arrives, unless the test says otherwise.
+    #[derive(Debug, Default)]
+    struct Ways {
+        listening: Mutex<HashMap<String, Weak<Ownership>>>,
+        /// Nobody understands that shards are coming.
+        is_old: bool,
+        /// Nobody hears that shards were released.
+        is_deaf: bool,
+    }
+
+    #[async_trait]
+    impl Transport for Ways {
+        async fn call(&self, address: &str, call: Call) -> Result<Bytes, Fault> {
+            let said = cofactor_wire::asked(&call.frame)?;
+            let lost = match &said {
+                ShardCall::Coming { .. } => self.is_old,
+                ShardCall::Released { .. } => self.is_deaf,
+            };
+            let listening = self.listening.lock().unwrap().get(address).and_then(Weak::upgrade);
+            let node = listening.filter(|_| !lost).ok_or_else(|| Fault::unavailable("nobody listens"))?;
+            node.hear(said).map(|()| Bytes::new())
         }
     }
-    taken
+
+    struct Node {
+        shards: Shards,
+        env: Env,
+        store: ModelStore,
+    }
+
+    impl Node {
+        async fn new(number: u64, store: &ModelStore, ways: &Arc<Ways>) -> Self {
+            let clock = Arc::new(SystemClock);
+            let node = NodeId(number);
+            let shared: Arc<dyn cofactor_store::Store> = Arc::new(store.clone());
+            Lease::take(Arc::clone(&shared), &*clock, node, LEASE).await.unwrap();
+            let ownership = Ownership::new(node, SHARDS, clock.clone());
+            ownership.renewed(0, u64::MAX);
+            ways.listening.lock().unwrap().insert(number.to_string(), Arc::downgrade(&ownership));
+            let env = Env::new(EnvParts {
+                store: shared,
+                bus: Arc::new(LocalBus::default()),
+                positions: Positions::new(clock.clone(), Position(1), Position::MAX),
+                clock,
+                entropy: Arc::new(SystemEntropy),
+                ownership,
+                transport: Some(Arc::clone(ways) as Arc<dyn Transport>),
+                idle: Duration::from_secs(60),
+                planted: Planted::Nothing,
+            });
+            let options = KeeperOptions {
+                name: number.to_string(),
+                address: number.to_string(),
+                roles: vec![Role::Worker],
+                lease: LEASE,
+            };
+            let shards = Shards::new(env.clone(), Arc::new(options), Arc::new(Empty), 6_000_000);
+            let node = Self { shards, env, store: store.clone() };
+            node.appears(false).await;
+            node
+        }
+
+        async fn appears(&self, draining: bool) {
+            let name = self.shards.options.name.clone();
+            let row = MemberRow { address: name.clone(), name, roles: vec!["worker".to_owned()], draining, beat: 1 };
+            let said = member(self.env.ownership().node(), Some(record::encode(&row).unwrap()));
+            self.env.store().write(vec![said], Durability::Deferred).await.unwrap();
+        }
+
+        async fn settle(&mut self, leaving: bool) {
+            self.shards.look().await.unwrap();
+            self.shards.settle(leaving).await;
+        }
+
+        async fn leaves(&mut self) {
+            self.appears(true).await;
+            self.settle(true).await;
+        }
+
+        fn owned(&self) -> usize {
+            self.env.ownership().owned_count()
+        }
+
+        /// How many shards are whose, and in which epoch, by the rows.
+        fn rows(&self) -> BTreeMap<(Option<NodeId>, Epoch), usize> {
+            let mut counts = BTreeMap::new();
+            for (.., value) in self.store.rows(&tables::SHARDS) {
+                let row: takeover::ShardRow = record::decode(&value).unwrap();
+                *counts.entry((row.node, row.epoch)).or_default() += 1;
+            }
+            counts
+        }
+    }
+
+    /// Lets nodes run for a while.
+    async fn run<const N: usize>(nodes: [&mut Node; N], time: Duration) {
+        let all = futures::future::join_all(nodes.map(|node| node.shards.run()));
+        let _ = tokio::time::timeout(time, all).await;
+    }
+
+    fn in_paused_time(test: impl Future<Output = ()>) {
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        actix_rt::System::with_tokio_rt(runtime).block_on(test);
+    }
+
+    const ALL: usize = SHARDS as usize;
+    const A_WHILE: Duration = Duration::from_secs(20);
+
+    /// Two nodes of which the first has everything.
+    async fn two(ways: Ways) -> (Node, Node, Arc<Ways>) {
+        let (store, ways) = (ModelStore::new(1, false), Arc::new(ways));
+        let mut first = Node::new(1, &store, &ways).await;
+        first.settle(false).await;
+        assert_eq!(first.owned(), ALL);
+        let second = Node::new(2, &store, &ways).await;
+        (first, second, ways)
+    }
+
+    #[test]
+    fn who_goes_makes_its_shards_the_next_ones_by_one_write() {
+        in_paused_time(async {
+            let (mut first, mut second, _ways) = two(Ways::default()).await;
+            first.leaves().await;
+            let given = BTreeMap::from([((Some(NodeId(2)), Epoch(2)), ALL)]);
+            assert_eq!((first.owned(), first.rows()), (0, given.clone()));
+            run([&mut second], Duration::from_millis(10)).await;
+            assert_eq!((second.owned(), second.rows()), (ALL, given));
+        });
+    }
+
+    #[test]
+    fn what_nothing_happened_in_is_taken_without_a_look_unless_its_owner_died() {
+        in_paused_time(async {
+            let (mut first, mut second, ways) = two(Ways::default()).await;
+            let looks = |node: &Node| (node.store.reads(&tables::OUTBOX), node.store.reads(&tables::OPEN_LOGS));
+            assert_eq!(looks(&first), (0, 0), "nobody had these shards before");
+            first.env.ownership().touch(ShardId(5)).unwrap();
+            first.leaves().await;
+            run([&mut second], Duration::from_millis(10)).await;
+            assert_eq!((second.owned(), looks(&second)), (ALL, (1, 1)));
+            // Nobody knows what a dead node did.
+            let mut third = Node::new(3, &first.store, &ways).await;
+            let seen = Lease::read(&**third.env.store(), NodeId(2)).await.unwrap().unwrap();
+            Lease::bury(&**third.env.store(), NodeId(2), &seen).await.unwrap().unwrap();
+            second.appears(true).await;
+            third.settle(false).await;
+            let all = ALL as u64;
+            assert_eq!((third.owned(), looks(&third)), (ALL, (1 + all, 1 + all)));
+        });
+    }
+
+    #[test]
+    fn who_does_not_understand_or_goes_itself_takes_nothing_by_anothers_write() {
+        in_paused_time(async {
+            for is_old in [true, false] {
+                let (mut first, mut second, _ways) = two(Ways { is_old, ..Ways::default() }).await;
+                if !is_old {
+                    second.env.ownership().leave();
+                }
+                first.leaves().await;
+                assert_eq!(first.rows(), BTreeMap::from([((None, Epoch(1)), ALL)]));
+                run([&mut second], A_WHILE).await;
+                assert_eq!(second.owned(), ALL);
+            }
+        });
+    }
+
+    #[test]
+    fn who_was_given_shards_that_are_anothers_passes_them_on() {
+        in_paused_time(async {
+            for is_deaf in [true, false] {
+                let (mut first, mut second, ways) = two(Ways { is_deaf, ..Ways::default() }).await;
+                first.leaves().await;
+                // The second one has not heard of it when the third one comes.
+                let mut third = Node::new(3, &first.store, &ways).await;
+                run([&mut second, &mut third], A_WHILE).await;
+                assert!(third.owned() > 0);
+                assert_eq!(second.owned() + third.owned(), ALL);
+            }
+        });
+    }
+
+    #[test]
+    fn who_said_yes_to_what_never_came_takes_it_when_the_one_that_asked_is_gone() {
+        in_paused_time(async {
+            let (mut first, mut second, _ways) = two(Ways::default()).await;
+            first.store.set_faults(Faults { unknown_lost_permille: 1_000, ..Faults::default() });
+            first.leaves().await;
+            first.store.set_faults(Faults::default());
+            assert_eq!(first.rows(), BTreeMap::from([((Some(NodeId(1)), Epoch(1)), ALL)]));
+            run([&mut second], A_WHILE).await;
+            assert_eq!(second.owned(), 0, "the first one lives");
+            let seen = Lease::read(&**first.env.store(), NodeId(1)).await.unwrap().unwrap();
+            Lease::bury(&**first.env.store(), NodeId(1), &seen).await.unwrap().unwrap();
+            run([&mut second], A_WHILE).await;
+            assert_eq!(second.owned(), ALL);
+        });
+    }
+
+    #[test]
+    fn what_may_still_be_given_away_by_a_late_write_is_not_taken_back_in_the_same_epoch() {
+        in_paused_time(async {
+            let (mut first, second, _ways) = two(Ways::default()).await;
+            let late = Faults { unknown_late_permille: 1_000, late_ms_max: 60_000, ..Faults::default() };
+            first.store.set_faults(late);
+            first.settle(false).await;
+            let kept = first.owned();
+            assert!(kept > 0 && kept < ALL, "{kept}");
+            first.store.set_faults(Faults::default());
+            // It is the first one's again before the write arrives.
+            second.appears(true).await;
+            run([&mut first], 10 * A_WHILE).await;
+            assert_eq!(first.owned(), ALL);
+            let owned: BTreeMap<_, _> = first.env.ownership().owned().1.into_iter().collect();
+            for (_, clustering, value) in first.store.rows(&tables::SHARDS) {
+                let row: takeover::ShardRow = record::decode(&value).unwrap();
+                let shard = ShardId(u32::try_from(clustering.number(0)).unwrap());
+                assert_eq!((row.node, Some(&row.epoch)), (Some(NodeId(1)), owned.get(&shard)));
+            }
+        });
+    }
 }

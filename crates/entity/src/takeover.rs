@@ -24,10 +24,13 @@ pub(crate) const SLICE: u32 = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ShardRow {
     pub(crate) epoch: Epoch,
-    /// `None`: released.
+    /// `None`: given back to nobody.
     pub(crate) node: Option<NodeId>,
     /// A successor begins above this, and above the end of the owner's lease if there is one.
     floor: Position,
+    /// Whoever gave it away activated nothing in it: there is nothing to finish.
+    #[serde(default)]
+    untouched: bool,
 }
 
 /// What became of an attempt to take a shard.
@@ -45,15 +48,17 @@ pub(crate) enum Taken {
     Doubtful(Epoch, StoreError),
 }
 
-/// What became of an attempt to give a shard back.
+/// What became of an attempt to give a shard away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Given {
-    /// Nobody has it now.
-    Back,
+    /// Its heir has it now, or nobody.
+    Away,
     /// It was not this node's any more.
     Before,
     /// It is not this node's, but a write that is on its way may still say that it is.
     Doubtful,
+    /// A write that is on its way may still give it away: until that is settled, it must not be taken in the same epoch.
+    Unsettled,
 }
 
 /// The leases of others, read once for all shards of a round.
@@ -64,9 +69,16 @@ pub(crate) fn slice(shard: ShardId) -> u64 {
     u64::from(shard.0 / SLICE)
 }
 
-type Rows = BTreeMap<ShardId, Seen<ShardRow>>;
+/// The epoch of the owner after the one of `epoch`.
+pub(crate) fn next(epoch: Epoch) -> Epoch {
+    Epoch(epoch.0 + 1)
+}
 
-async fn read_slice(env: &Env, slice: u64) -> Result<Rows, StoreError> {
+/// The rows of a slice.
+pub(crate) type Rows = BTreeMap<ShardId, Seen<ShardRow>>;
+
+/// Reads the rows of a slice.
+pub(crate) async fn read_slice(env: &Env, slice: u64) -> Result<Rows, StoreError> {
     let scan = Scan::new(&tables::SHARDS, key![slice], Key::EMPTY, SLICE as usize);
     let mut rows = Rows::new();
     for row in env.store().scan(scan).await? {
@@ -101,6 +113,8 @@ struct Move {
     shard: ShardId,
     before: Option<Seen<ShardRow>>,
     row: ShardRow,
+    /// The shard may have been touched before.
+    is_touched: bool,
 }
 
 /// What became of a [`Move`].
@@ -148,14 +162,14 @@ async fn set(env: &Env, slice: u64, moves: &[Move]) -> Moved {
 struct Claim {
     shard: ShardId,
     row: ShardRow,
-    /// Nobody was there before, so there is nothing to finish.
-    is_first: bool,
+    /// There is something to finish, or may be.
+    is_touched: bool,
 }
 
 /// What to do to take a shard.
 enum Plan {
     Leave,
-    /// Taken in an earlier round that did not get further.
+    /// Given to this node, or taken in an earlier round that did not get further.
     Finish(Claim),
     Set(Move),
 }
@@ -163,13 +177,15 @@ enum Plan {
 async fn plan(env: &Env, shard: ShardId, before: Option<Seen<ShardRow>>, leases: &Leases) -> Result<Plan, StoreError> {
     let me = env.ownership().node();
     let Some(seen) = before else {
-        let row = ShardRow { epoch: Epoch(1), node: Some(me), floor: Position::ZERO };
-        return Ok(Plan::Set(Move { shard, before: None, row }));
+        let row = ShardRow { epoch: Epoch(1), node: Some(me), floor: Position::ZERO, untouched: false };
+        return Ok(Plan::Set(Move { shard, before: None, row, is_touched: false }));
     };
     let mut floor = seen.row.floor;
     match seen.row.node {
         Some(node) if node == me => {
-            return Ok(Plan::Finish(Claim { shard, row: seen.row, is_first: false }));
+            // Of what this node has touched itself, the row says nothing.
+            let is_touched = !seen.row.untouched || env.ownership().is_touched(shard, seen.row.epoch);
+            return Ok(Plan::Finish(Claim { shard, row: seen.row, is_touched }));
         }
         Some(node) => match lease_of(env, node, leases).await? {
             Some(lease) if lease.alive => return Ok(Plan::Leave),
@@ -178,8 +194,10 @@ async fn plan(env: &Env, shard: ShardId, before: Option<Seen<ShardRow>>, leases:
         },
         None => {}
     }
-    let row = ShardRow { epoch: Epoch(seen.row.epoch.0 + 1), node: Some(me), floor };
-    Ok(Plan::Set(Move { shard, before: Some(seen), row }))
+    let row = ShardRow { epoch: next(seen.row.epoch), node: Some(me), floor, untouched: false };
+    // Of what its last owner has touched, the row says nothing, either.
+    let is_touched = !seen.row.untouched || seen.row.node.is_some();
+    Ok(Plan::Set(Move { shard, before: Some(seen), row, is_touched }))
 }
 
 async fn lease_of(env: &Env, node: NodeId, leases: &Leases) -> Result<Option<LeaseRow>, StoreError> {
@@ -213,9 +231,9 @@ pub(crate) async fn take(env: &Env, shards: Vec<ShardId>, leases: &Leases) -> Ve
             Err(error) => outcomes.push((shard, Taken::Failed(error))),
         }
     }
-    for (Move { shard, before, row }, moved) in replace(env, slice, moves).await {
+    for (Move { shard, row, is_touched, .. }, moved) in replace(env, slice, moves).await {
         match moved {
-            Moved::Done => claims.push(Claim { shard, row, is_first: before.is_none() }),
+            Moved::Done => claims.push(Claim { shard, row, is_touched }),
             Moved::Not => outcomes.push((shard, Taken::Missed)),
             Moved::Doubtful(error) => outcomes.push((shard, Taken::Doubtful(row.epoch, error))),
             Moved::Failed(error) => outcomes.push((shard, Taken::Failed(error))),
@@ -227,12 +245,16 @@ pub(crate) async fn take(env: &Env, shards: Vec<ShardId>, leases: &Leases) -> Ve
 }
 
 /// Begins to own a shard.
-async fn begin(env: &Env, Claim { shard, row, is_first }: Claim) -> Taken {
+async fn begin(env: &Env, Claim { shard, row, is_touched }: Claim) -> Taken {
     env.positions().raise(row.floor);
-    let finished = if is_first { Ok(BTreeSet::new()) } else { finish(env, shard, row.epoch).await };
+    let finished = if is_touched { finish(env, shard, row.epoch).await } else { Ok(BTreeSet::new()) };
     match finished {
         Ok(unfinished) => {
             env.ownership().set(shard, Some(row.epoch));
+            if !unfinished.is_empty() {
+                // They are about to be activated, and until then nobody may think that there is nothing to finish.
+                env.ownership().touch(shard);
+            }
             Taken::Ours(unfinished)
         }
         Err(error) => Taken::Doubtful(row.epoch, error),
@@ -241,15 +263,27 @@ async fn begin(env: &Env, Claim { shard, row, is_first }: Claim) -> Taken {
 
 /// What a new owner does first; the entities that have something to finish.
 async fn finish(env: &Env, shard: ShardId, epoch: Epoch) -> Result<BTreeSet<EntityId>, StoreError> {
-    fence_open_logs(env, shard, epoch).await?;
-    unfinished(env, shard).await
+    let (open, unfinished) = tokio::try_join!(open_logs(env, shard), unfinished(env, shard))?;
+    if open.is_empty() {
+        return Ok(unfinished);
+    }
+    fence(env, shard, epoch, open).await?;
+    self::unfinished(env, shard).await
 }
 
-/// Gives shards of one slice back that are, or may be, this node's in their epochs: the successor may begin right above the
-/// last position of this node.
-pub(crate) async fn release(env: &Env, shards: Vec<(ShardId, Epoch)>) -> Vec<(ShardId, Epoch, Given)> {
+/// Gives shards of one slice away that are, or may be, this node's in their epochs: each to its heir, who has said that it
+/// looks after the shard, or to nobody. `rows` were read when they were this node's already, or later; `untouched` are those in
+/// which nothing was activated since this node began to own them. The successor may begin right above the last position of this
+/// node.
+pub(crate) async fn give(
+    env: &Env,
+    shards: Vec<(ShardId, Epoch)>,
+    rows: Result<Rows, StoreError>,
+    heirs: &BTreeMap<ShardId, NodeId>,
+    untouched: &BTreeSet<ShardId>,
+) -> Vec<(ShardId, Epoch, Given)> {
     let Some(slice) = shards.first().map(|(shard, _)| slice(*shard)) else { return Vec::new() };
-    let mut rows = match read_slice(env, slice).await {
+    let mut rows = match rows {
         Ok(rows) => rows,
         Err(error) => {
             tracing::warn!(slice, %error, "shards were not handed over; trying again");
@@ -261,43 +295,48 @@ pub(crate) async fn release(env: &Env, shards: Vec<(ShardId, Epoch)>) -> Vec<(Sh
         match rows.remove(&shard) {
             Some(seen) if seen.row.epoch == epoch && seen.row.node == Some(env.ownership().node()) => {
                 let floor = env.positions().last().max(seen.row.floor);
-                moves.push(Move { shard, before: Some(seen), row: ShardRow { epoch, node: None, floor } });
+                let untouched = untouched.contains(&shard);
+                let heir = heirs.get(&shard).copied();
+                let new = if heir.is_some() { next(epoch) } else { epoch };
+                let row = ShardRow { epoch: new, node: heir, floor, untouched };
+                moves.push((epoch, Move { shard, before: Some(seen), row, is_touched: !untouched }));
             }
             Some(seen) if seen.row.epoch >= epoch => outcomes.push((shard, epoch, Given::Before)),
             _ => outcomes.push((shard, epoch, Given::Doubtful)),
         }
     }
-    for (Move { shard, row, .. }, moved) in replace(env, slice, moves).await {
-        let given = match moved {
-            Moved::Done => Given::Back,
-            Moved::Not => Given::Doubtful,
-            Moved::Doubtful(error) | Moved::Failed(error) => {
-                tracing::warn!(%shard, %error, "a shard was not handed over; trying again");
-                Given::Doubtful
-            }
+    let (epochs, moves): (Vec<_>, Vec<_>) = moves.into_iter().unzip();
+    for (epoch, (Move { shard, .. }, moved)) in epochs.into_iter().zip(replace(env, slice, moves).await) {
+        let given = match &moved {
+            Moved::Done => Given::Away,
+            Moved::Not | Moved::Failed(_) => Given::Doubtful,
+            Moved::Doubtful(_) => Given::Unsettled,
         };
-        outcomes.push((shard, row.epoch, given));
+        if let Moved::Doubtful(error) | Moved::Failed(error) = moved {
+            tracing::warn!(%shard, %error, "a shard was not handed over; trying again");
+        }
+        outcomes.push((shard, epoch, given));
     }
     outcomes
 }
 
-/// Fences every log that an earlier owner may still be appending to, and applies what it left unapplied: after this nothing
-/// of an earlier owner can become visible in this shard.
-async fn fence_open_logs(env: &Env, shard: ShardId, epoch: Epoch) -> Result<(), StoreError> {
+/// Logs of a shard that an earlier owner may still be appending to.
+async fn open_logs(env: &Env, shard: ShardId) -> Result<Vec<Row>, StoreError> {
     if env.store().spans_partitions() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let partition = key![u64::from(shard.0)];
-    for row in env.store().scan(Scan::new(&tables::OPEN_LOGS, partition.clone(), Key::EMPTY, usize::MAX)).await? {
+    env.store().scan(Scan::new(&tables::OPEN_LOGS, key![u64::from(shard.0)], Key::EMPTY, usize::MAX)).await
+}
+
+/// Fences these logs, and applies what was left unapplied in them: after this nothing of an earlier owner can become visible
+/// in this shard.
+async fn fence(env: &Env, shard: ShardId, epoch: Epoch, open: Vec<Row>) -> Result<(), StoreError> {
+    for row in open {
         if let Some(entity) = entity_of(&row) {
             Writer::take_over(env.clone(), entity, epoch).await?;
         }
-        let closed = Mutation {
-            table: &tables::OPEN_LOGS,
-            partition: partition.clone(),
-            clustering: row.clustering,
-            value: None,
-        };
+        let (partition, clustering) = (key![u64::from(shard.0)], row.clustering);
+        let closed = Mutation { table: &tables::OPEN_LOGS, partition, clustering, value: None };
         env.store().write(vec![closed], Durability::Deferred).await?;
     }
     Ok(())
@@ -325,7 +364,8 @@ mod tests {
 
     #[test]
     fn rows_of_shards_are_read_for_ever() {
-        let row = ShardRow { epoch: Epoch(300), node: Some(NodeId(1 << 40)), floor: Position(1_780_000_000_000_000) };
-        cofactor_golden::Golden::new("store/shard").optional(&["node"]).record(&[row]);
+        let (node, floor) = (Some(NodeId(1 << 40)), Position(1_780_000_000_000_000));
+        let row = |untouched| ShardRow { epoch: Epoch(300), node, floor, untouched };
+        cofactor_golden::Golden::new("store/shard").optional(&["node", "untouched"]).record(&[row(false), row(true)]);
     }
 }

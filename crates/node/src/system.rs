@@ -18,7 +18,7 @@ use cofactor_types::{Clock, EntityId, EntityKind, Entropy, ErrorClass, Fault, No
 use cofactor_users::UsersHandle;
 use cofactor_wire::{
     self as wire,
-    node::{Call, Serve, ShardCall, Target, Transport},
+    node::{Call, Serve, Target, Transport},
 };
 use tokio::sync::watch;
 use tracing::Instrument;
@@ -135,8 +135,7 @@ impl NodeServer {
             },
             Target::Sync => sync.serve(&call.frame).await,
             Target::Shards => {
-                let ShardCall::Released { shards } = wire::asked(&call.frame)?;
-                env.ownership().offer(shards);
+                env.ownership().hear(wire::asked(&call.frame)?)?;
                 Ok(Bytes::new())
             }
             Target::Status => wire::encode(&self.probe.status()),

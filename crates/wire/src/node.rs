@@ -4,7 +4,7 @@ use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cofactor_types::{EntityId, Fault};
+use cofactor_types::{EntityId, Epoch, Fault, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// Whom a call is for.
@@ -38,10 +38,16 @@ pub struct Call {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShardCall {
-    /// These shards were released and are the receiver's by assignment: it need not wait to notice.
+    /// The sender has given these shards away, and they are the receiver's by assignment: it need not wait to notice.
     Released {
         /// Which.
-        shards: Vec<cofactor_types::ShardId>,
+        shards: Vec<ShardId>,
+    },
+    /// The sender is about to make these shards the receiver's, in these epochs. A receiver that answers without a fault looks
+    /// after them from then on, whether or not the sender comes to it: nobody else can take what the row says is its.
+    Coming {
+        /// Which, and in which epoch.
+        shards: Vec<(ShardId, Epoch)>,
     },
 }
 

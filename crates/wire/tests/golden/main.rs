@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use cofactor_golden::Golden;
-use cofactor_types::{ErrorClass, Position};
+use cofactor_types::{Epoch, ErrorClass, Position, ShardId};
 use cofactor_wire::{
     node::ShardCall,
     room::{EventRecord, InThread, RoomCommand, RoomReply, Totals, Transaction},
@@ -117,8 +117,9 @@ fn room_entry() -> RoomEntry {
 
 #[test]
 fn what_the_keeper_of_shards_is_told_is_read_for_ever() {
-    let released = ShardCall::Released { shards: vec![cofactor_types::ShardId(3), cofactor_types::ShardId(1023)] };
-    Golden::new("wire/shard_call").variants(&[&[released]]);
+    let released = ShardCall::Released { shards: vec![ShardId(3), ShardId(1023)] };
+    let coming = ShardCall::Coming { shards: vec![(ShardId(3), Epoch(300))] };
+    Golden::new("wire/shard_call").variants(&[&[released], &[coming]]);
 }
 
 #[test]
