@@ -71,6 +71,8 @@ offer() {
     *":$root/target/tools/bin:"*) ;;
     *) export PATH="$root/target/tools/bin:$PATH" ;;
   esac
+  # Where the PATH was that already, bash goes on running the tool that it ran before.
+  hash -r
 }
 
 need_cargo_tools() {

@@ -179,6 +179,8 @@ async function freshDevice(alice, recoveryKey, roomId, told) {
         return devices.get(alice.getUserId()).has(session.device_id);
     });
     const crypto = second.getCrypto();
+    // A device that has not asked for its owner's identity yet cannot import the keys of it.
+    await eventually("the second device knows the identity", () => crypto.userHasCrossSigningKeys(alice.getUserId(), true));
     await crypto.bootstrapCrossSigning({});
     await crypto.loadSessionBackupPrivateKeyFromSecretStorage();
     const restored = await crypto.restoreKeyBackup();

@@ -15,12 +15,35 @@ loglevel.setLevel("silent");
 // The SDK's crypto writes its trace to the console; only failures of this script are of interest.
 for (const level of ["debug", "info", "warn", "error", "trace"]) console[level] = () => {};
 
+const remarks = [];
+const remark = (...words) => remarks.push(`${new Date().toISOString()} ${words.map((word) => word?.stack ?? word).join(" ")}`);
+
+/** What the SDK says is of interest only when the script fails. */
 export const quiet = {
-    trace() {}, debug() {}, info() {}, warn() {}, error() {},
+    trace() {}, debug() {}, info: remark, warn: remark, error: remark,
     getChild() { return quiet; },
 };
 
+if (!Promise.withResolvers) throw new Error(`matrix-js-sdk needs Node 22 or later, this is ${process.version}`);
+
 let step = "starting";
+const requests = [];
+
+/** `fetch`, which remembers what was asked and what became of it: said when the script fails. */
+async function remember(url, options) {
+    const request = { at: Date.now(), what: `${options?.method ?? "GET"} ${String(url).slice(BASE_URL.length, BASE_URL.length + 150)}` };
+    requests.push(request);
+    try {
+        const response = await fetch(url, options);
+        request.became = response.status;
+        return response;
+    } catch (error) {
+        request.became = error.name;
+        throw error;
+    } finally {
+        request.took = Date.now() - request.at;
+    }
+}
 
 /** Names what happens next, on screen and in the message of a failure. */
 export function begin(name) {
@@ -52,7 +75,13 @@ export async function main(script) {
 }
 
 function fail(error) {
-    process.stdout.write(`FAILED at "${step}": ${error?.stack ?? error}\n`);
+    process.stdout.write(`FAILED at "${step}": ${error?.stack ?? error}\nthe last requests, and those without an answer:\n`);
+    for (const [index, { at, what, became, took }] of requests.entries()) {
+        if (became !== undefined && index < requests.length - 40) continue;
+        const outcome = became === undefined ? `no answer for ${Date.now() - at} ms` : `${became} after ${took} ms`;
+        process.stdout.write(`  ${new Date(at).toISOString()} ${what}: ${outcome}\n`);
+    }
+    process.stdout.write(`the last remarks of the SDK:\n${remarks.slice(-20).map((line) => `  ${line}\n`).join("")}`);
     process.exit(1);
 }
 
@@ -74,7 +103,7 @@ export async function eventually(what, ask, seconds = 30) {
 
 /** Registers through whatever flow the server offers: a token, or nothing at all. */
 export async function register(localpart, password) {
-    const client = sdk.createClient({ baseUrl: BASE_URL, logger: quiet });
+    const client = sdk.createClient({ baseUrl: BASE_URL, logger: quiet, fetchFn: remember });
     const body = { username: localpart, password, initial_device_display_name: `${localpart} js` };
     let auth;
     for (let round = 0; round < 4; round++) {
@@ -107,6 +136,7 @@ export async function connect(session, keys = {}) {
         deviceId: session.device_id,
         accessToken: session.access_token,
         logger: quiet,
+        fetchFn: remember,
         store,
         cryptoCallbacks: {
             getSecretStorageKey: async ({ keys: wanted }) => {
@@ -119,7 +149,11 @@ export async function connect(session, keys = {}) {
     await store.startup();
     await client.initRustCrypto({ useIndexedDB: true, cryptoDatabasePrefix: `crypto-${session.device_id}` });
     await client.startClient({ initialSyncLimit: 20, pollTimeout: 10_000 });
-    await eventually("the first sync", () => client.isInitialSyncComplete() && client.getSyncState() === "SYNCING");
+    try {
+        await eventually("the first sync", () => client.isInitialSyncComplete() && client.getSyncState() === "SYNCING");
+    } catch (error) {
+        throw new Error(`${error.message}; the client is ${client.getSyncState()}`, { cause: client.getSyncStateData()?.error });
+    }
     return client;
 }
 
