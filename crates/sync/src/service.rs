@@ -13,11 +13,11 @@ use bytes::Bytes;
 use cofactor_bus::{Delivery, Heartbeat, Listener, Record};
 use cofactor_entity::Planted;
 use cofactor_history::{History, Recent};
-use cofactor_store::{Direction, LogKey, RangeRead, Scan, key, record, tables};
+use cofactor_store::{Scan, key, record, tables};
 use cofactor_types::{Clock, EntityId, EntityKind, Fault, Position, ShardId, SyncToken, limits::SHARDS_DEFAULT};
 use cofactor_wire::{
     room::{self, Typing},
-    user::{self, AccountData, KeyCounts, RoomEntry, Users},
+    user::{self, KeyCounts, RoomEntry, Users},
 };
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use tokio::sync::{Notify, watch};
@@ -26,7 +26,7 @@ use tracing::{Instrument, Span};
 use crate::{
     SyncRequest,
     ear::{Ear, Heard},
-    slot::Slot,
+    slot::{Slot, applied},
     unread::Notifications,
 };
 
@@ -428,18 +428,10 @@ impl Inner {
         let rows = |kind: &'static str| {
             store.scan(Scan::new(&tables::USER_STATE, key![slot.user_id.as_str()], key![kind], usize::MAX))
         };
-        let rooms = rows(user::state::ROOM).await?;
-        let mut read = Position::ZERO;
-        for kind in [user::state::ACCOUNT_DATA, user::state::ROOM_ACCOUNT_DATA] {
-            for row in rows(kind).await? {
-                read = read.max(record::decode::<AccountData>(&row.value)?.position);
-            }
-        }
-        // A device that was new just before is no news after an initial sync.
-        let devices = LogKey { entity: EntityId::user(&slot.user_id), class: user::class::DEVICES, sub: "".into() };
-        let last = RangeRead { after: Position::ZERO, up_to: Position::MAX, direction: Direction::Backward, limit: 1 };
-        let last = self.history.reader().read(&devices, last).await?;
+        let applied = applied(&self.history, &slot.user_id).await?;
         let counts = rows(user::state::KEY_COUNTS).await?;
+        // Last, since only these are kept: they are not behind anything that was read before.
+        let rooms = rows(user::state::ROOM).await?;
         let rooms = rooms.iter().map(|row| record::decode::<RoomEntry>(&row.value)).collect::<Result<Vec<_>, _>>()?;
         let mut hub = self.hub();
         if !hub.slots.get(&slot.user_id).is_some_and(|known| Arc::ptr_eq(known, slot)) {
@@ -454,9 +446,8 @@ impl Inner {
             let counts: KeyCounts = record::decode(&row.value)?;
             view.key_counts.entry(row.clustering.text(1).into()).or_insert(counts);
         }
-        let positions = rooms.iter().map(|entry| entry.position).chain(last.iter().map(|row| row.position));
-        let read = positions.fold(read, Position::max);
-        // The log is written in order: what was read of it tells that all before it can be read too.
+        // Changes are applied in order: what was read tells that all before it can be read too.
+        let read = rooms.iter().map(|entry| entry.position).fold(applied, Position::max);
         view.feed.see_user(read);
         for entry in rooms {
             // What the bus told meanwhile is newer than what was read before.

@@ -8,17 +8,40 @@ use std::{
     },
 };
 
+use cofactor_history::History;
+use cofactor_store::{Direction, Key, LogKey, RangeRead, Scan, key, record, tables};
 use cofactor_telemetry::Trace;
-use cofactor_types::{Position, SyncToken};
+use cofactor_types::{EntityId, Fault, Position, SyncToken};
 use cofactor_wire::{
     room::Totals,
-    user::{KeyCounts, RoomEntry},
+    user::{AccountData, KeyCounts, RoomEntry, class, state},
 };
-use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId};
 use tokio::sync::{Notify, OnceCell};
 use tracing::Span;
 
 use crate::feed::Feed;
+
+/// Up to where a user's log, and all that it changes, can surely be read: whatever was acknowledged can. An append may be
+/// read before what it changes, so that the end of the log itself says nothing.
+pub(crate) async fn applied(history: &History, user_id: &UserId) -> Result<Position, Fault> {
+    let (user, store) = (EntityId::user(user_id), history.reader().store());
+    if !store.spans_partitions() {
+        let checkpoint = store.get(&tables::CHECKPOINTS, &key![user.kind().as_str(), &user], &Key::EMPTY).await?;
+        return Ok(Position(checkpoint.map(|value| record::decode(&value)).transpose()?.unwrap_or(0)));
+    }
+    // A device that was new just before is no news after an initial sync.
+    let devices = LogKey { entity: user, class: class::DEVICES, sub: "".into() };
+    let last = RangeRead { after: Position::ZERO, up_to: Position::MAX, direction: Direction::Backward, limit: 1 };
+    let mut applied = history.reader().read(&devices, last).await?.first().map_or(Position::ZERO, |row| row.position);
+    for kind in [state::ACCOUNT_DATA, state::ROOM_ACCOUNT_DATA] {
+        let scan = Scan::new(&tables::USER_STATE, key![user_id.as_str()], key![kind], usize::MAX);
+        for row in store.scan(scan).await? {
+            applied = applied.max(record::decode::<AccountData>(&row.value)?.position);
+        }
+    }
+    Ok(applied)
+}
 
 /// A user that syncs here.
 #[derive(Debug)]

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use cofactor_bus::{Delivery, Listener};
 use cofactor_rooms::Preset;
-use cofactor_store::model::Faults;
+use cofactor_store::{Durability, Key, Mutation, Store, Table, key, model::Faults, tables};
 use cofactor_testkit::lab::{Lab, on_both_stores, room_options};
 use cofactor_types::{EntityId, Position, SyncToken, limits::TOKEN_EXCEPTIONS_MAX};
 use cofactor_wire::{
     room::MembershipAction,
+    user::state,
     user_command::{Expected, UserCommand},
 };
 use ruma::{RoomId, UserId};
@@ -145,6 +147,50 @@ fn what_was_said_before_a_leave_is_told_though_the_leave_comes_while_an_answer_i
             }
             assert_eq!(came, ["to you", "to you", "leave"]);
         }
+    });
+}
+
+#[test]
+fn what_an_append_changes_is_not_passed_over_by_who_reads_the_append_first() {
+    on_both_stores(async |lab| {
+        if lab.store().spans_partitions() {
+            // There both appear at the same moment.
+            return;
+        }
+        let bob = lab.account("bob").await;
+        let set = |content: &'static str| {
+            let (content, event_type, expected) = (content.into(), "org.example".into(), Expected::Anything);
+            lab.user(&bob, UserCommand::SetAccountData { room_id: None, event_type, content, expected })
+        };
+        set("{\"number\":1}").await;
+        lab.idle().await;
+        let since = next(&sync(&lab, &bob, None).await);
+        let rows = [
+            (&tables::USER_STATE, key![bob.as_str()], key![state::ACCOUNT_DATA, "org.example"]),
+            (&tables::CHECKPOINTS, key!["user", bob.as_str()], Key::EMPTY),
+        ];
+        let read = async || {
+            let row = async |(table, partition, clustering): &(&'static Table, Key, Key)| Mutation {
+                table,
+                partition: partition.clone(),
+                clustering: clustering.clone(),
+                value: lab.store().get(table, partition, clustering).await.unwrap(),
+            };
+            futures::future::join_all(rows.iter().map(row)).await
+        };
+        let before = read().await;
+        set("{\"number\":2}").await;
+        let display_name = Some("a phone".to_owned());
+        lab.user(&bob, UserCommand::UpdateDevice { device_id: "PHONE".into(), display_name }).await;
+        let after = read().await;
+        // As it was when the appends stood, and before what they change did. Somebody begins to listen then.
+        lab.store().write(before, Durability::Synced).await.unwrap();
+        lab.core().service.as_ref().unwrap().hear(&Delivery::Gap);
+        let since = next(&sync(&lab, &bob, Some(since)).await);
+        lab.store().write(after, Durability::Synced).await.unwrap();
+        lab.core().service.as_ref().unwrap().hear(&Delivery::Gap);
+        let answer = sync(&lab, &bob, Some(since)).await;
+        assert_eq!(answer["account_data"]["events"][0]["content"]["number"], 2, "{answer}");
     });
 }
 

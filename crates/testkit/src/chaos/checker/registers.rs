@@ -36,7 +36,7 @@ pub(super) fn check(history: &History, orders: &Orders<'_>, found: &mut Found) {
     let none = Register::default();
     for read in &history.reads {
         let register = registers.get(&*read.register).unwrap_or(&none);
-        register.check(read, found);
+        register.check(read, history, found);
         let Some(order) = read.room.as_ref().and_then(|room| orders.rooms.get(&**room)) else { continue };
         in_the_order(read, order, &overwritten, found);
     }
@@ -44,7 +44,7 @@ pub(super) fn check(history: &History, orders: &Orders<'_>, found: &mut Found) {
 
 impl Register<'_> {
     /// The rule that holds without knowing in which order concurrent writes took effect.
-    fn check(&self, read: &Read, found: &mut Found) {
+    fn check(&self, read: &Read, history: &History, found: &mut Found) {
         let before = self.latest.partition_point(|(moment, _)| *moment < read.invoked);
         let latest = before.checked_sub(1).map(|last| self.latest[last].1);
         let register = &read.register;
@@ -70,7 +70,11 @@ impl Register<'_> {
         {
             found.add(Property::Fresh, || {
                 let (newer, at) = (&latest.value, read.invoked);
-                format!("{value} was read from {register} at {at}, after {newer} had been acknowledged")
+                let after = latest.operation.acknowledged().unwrap_or_default();
+                let others = history.reads.iter().filter(|other| other.register == *register && other.invoked > after);
+                let others: Vec<_> = others.map(|other| format!("{:?} at {}", other.value, other.invoked)).collect();
+                let others = others.join(", ");
+                format!("{value} was read from {register} at {at}, after {newer} had been acknowledged at {after}; since: {others}")
             });
         }
     }
