@@ -149,7 +149,7 @@ impl<E: Entity> EntityActor<E> {
     fn wake_later(&self) {
         let (env, id) = (self.env.clone(), self.id.clone());
         actix_rt::spawn(async move {
-            tokio::time::sleep(outbox::AGAIN).await;
+            tokio::time::sleep(outbox::again(&env)).await;
             if env.ownership().epoch(env.shard(&id)).is_some() {
                 env.wake(&id);
             }
@@ -372,7 +372,7 @@ impl<E: Entity> EntityActor<E> {
                 actor.left.extend(left.messages);
                 // More than this is found by the next activation.
                 actor.left.truncate(limits::MAILBOX_MAX);
-                ctx.run_later(outbox::AGAIN, Self::send_left);
+                ctx.run_later(outbox::again(&actor.env), Self::send_left);
             }
             actor.sent(ctx);
         });

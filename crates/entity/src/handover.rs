@@ -13,6 +13,7 @@ use cofactor_shard::View;
 use cofactor_types::{Epoch, Fault, NodeId, ShardId};
 use cofactor_wire::node::{Call, ShardCall, Target};
 use futures::future::join_all;
+use tokio::time::Instant;
 
 use crate::{
     Env,
@@ -23,18 +24,26 @@ use crate::{
 /// How long the actors of a slice may take to finish before it is handed over all the same.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
+/// The same for the last slices of a node that goes, when those before them have used up its time.
+const DRAIN_MIN: Duration = Duration::from_millis(200);
+
+/// How long actors are waited for altogether by a node that goes: whoever asked it to go soon kills it.
+pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(8);
+
 /// How long another node is waited for when it is asked to look after shards: nobody serves them meanwhile.
 const ASK_MAX: Duration = Duration::from_millis(300);
 
 /// How long another node is waited for when it is told of released shards.
 const TELL_MAX: Duration = Duration::from_secs(1);
 
-/// Lets the actors of these shards, all of one slice, finish, gives the shards to who shall have them, and tells it so.
+/// Lets the actors of these shards, all of one slice, finish, gives the shards to who shall have them, and tells it so. `end`:
+/// when a node that goes has waited for long enough.
 pub(crate) async fn give(
     env: &Env,
     host: &dyn ShardHost,
     slice: Vec<(ShardId, Epoch)>,
     view: &View,
+    end: Option<Instant>,
 ) -> Vec<(ShardId, Epoch, Given)> {
     let Some(number) = slice.first().map(|(shard, _)| takeover::slice(*shard)) else { return Vec::new() };
     let shards: BTreeSet<ShardId> = slice.iter().map(|(shard, _)| *shard).collect();
@@ -43,9 +52,14 @@ pub(crate) async fn give(
     shards.iter().for_each(|shard| env.ownership().set(*shard, None));
     let untouched = held.iter().filter(|(shard, epoch)| !env.ownership().is_touched(*shard, *epoch));
     let untouched = untouched.map(|(shard, _)| *shard).collect();
-    let drained = tokio::time::timeout(DRAIN_MAX, host.drain(&shards));
+    let drained = async {
+        tokio::select! {
+            () = host.drain(&shards) => true,
+            () = patience(end) => false,
+        }
+    };
     let (heirs, rows, drained) = tokio::join!(ask(env, held, view), takeover::read_slice(env, number), drained);
-    if drained.is_err() {
+    if !drained {
         tracing::warn!(?shards, "actors did not finish in time; their shards are handed over all the same");
     }
     let given = takeover::give(env, slice, rows, &heirs, &untouched).await;
@@ -64,6 +78,20 @@ pub(crate) async fn give(
     }
     metrics::counter!("cofactor_shards_released_total").increment(count);
     given
+}
+
+/// Ends when the actors of a slice have had their time.
+async fn patience(end: Option<Instant>) {
+    let end = async {
+        match end {
+            Some(end) => tokio::join!(tokio::time::sleep_until(end), tokio::time::sleep(DRAIN_MIN)),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = end => {}
+        () = tokio::time::sleep(DRAIN_MAX) => {}
+    }
 }
 
 /// Asks those who shall have the shards to look after them; who will have which.

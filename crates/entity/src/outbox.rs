@@ -16,8 +16,10 @@ use crate::{
 /// How often a message is tried in a row.
 const TRIES_MAX: u32 = 6;
 
-/// How long after that it is tried again.
-pub(crate) const AGAIN: Duration = Duration::from_secs(5);
+/// How long after that it is tried again: not all of a node's entities at the same moment.
+pub(crate) fn again(env: &Env) -> Duration {
+    Duration::from_millis(4_000 + env.entropy().u128() as u64 % 2_000)
+}
 
 /// What did not arrive, and why. It stays in the outbox.
 #[derive(Debug)]

@@ -37,6 +37,16 @@ pub(crate) struct Offers {
     pub(crate) coming: BTreeMap<ShardId, Epoch>,
 }
 
+impl Offers {
+    pub(crate) fn merge(&mut self, later: Self) {
+        self.released.extend(later.released);
+        for (shard, epoch) in later.coming {
+            let expected = self.coming.entry(shard).or_insert(epoch);
+            *expected = epoch.max(*expected);
+        }
+    }
+}
+
 /// The shards of a node, and its view of the cluster.
 #[derive(Debug)]
 pub struct Ownership {
@@ -216,7 +226,8 @@ impl Ownership {
                 return Err(Fault::unavailable("this node is about to go"));
             }
             ShardCall::Coming { shards } => {
-                offers.coming.extend(shards.into_iter().filter(|(shard, _)| shard.0 < self.shard_count()));
+                let coming = shards.into_iter().filter(|(shard, _)| shard.0 < self.shard_count()).collect();
+                offers.merge(Offers { coming, ..Offers::default() });
             }
         }
         drop(offers);
