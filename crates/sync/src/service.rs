@@ -430,7 +430,7 @@ impl Inner {
         };
         let applied = applied(&self.history, &slot.user_id).await?;
         let counts = rows(user::state::KEY_COUNTS).await?;
-        // Last, since only these are kept: they are not behind anything that was read before.
+        // Last: the slot says of them that they are all up to what was read, so they must not be behind anything read before.
         let rooms = rows(user::state::ROOM).await?;
         let rooms = rooms.iter().map(|row| record::decode::<RoomEntry>(&row.value)).collect::<Result<Vec<_>, _>>()?;
         let mut hub = self.hub();
